@@ -1,0 +1,7 @@
+//! The ports' implementations. Submodules do not know each other; all may use [`lane`] and [`plans`].
+
+pub mod lane;
+pub mod mysql;
+pub mod plans;
+pub mod runners;
+pub mod sqlite;

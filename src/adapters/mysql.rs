@@ -1,0 +1,243 @@
+//! Executions in MySQL or MariaDB, on the tables of the Go orchestrator.
+//!
+//! Each verb is a piece of [`work`](self) done on one of a few lanes: leases on lanes of their own, so
+//! that no long statement keeps a renewal waiting. PROTOCOL's statements stand in the file of their
+//! verb.
+//!
+//! **Invariant:** every change is made under fence and nonce of its lease, in one transaction a verb,
+//! with rows met in one order everywhere: executions by id, lock rows by key, step rows.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use self::{
+    address::Address,
+    errors::Fault,
+    session::{Entrance, Purpose, Session},
+    shared::Shared,
+    work::Work,
+};
+use super::lane::{Lanes, LanesSettings};
+use crate::{
+    domain::{
+        definition::Definition,
+        id::{Beat, ExecutionId},
+        lease::{Lease, Renewal},
+        recovery::{Held, TakeOver},
+    },
+    ports::{
+        control::{
+            About, Applied, Control, ControlError, ExecutionDetail, ExecutionSummary, Filter,
+            MigrationStep, Submission, Submitted,
+        },
+        executions::{
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
+            StoreError,
+        },
+    },
+};
+
+mod address;
+mod admit;
+mod advance;
+mod claim;
+mod control;
+mod draft;
+mod ending;
+mod errors;
+mod facts;
+mod locks;
+mod release;
+mod renew;
+mod rows;
+mod schema;
+mod server;
+mod session;
+mod shared;
+mod steps;
+mod survey;
+mod takeover;
+mod templates;
+mod tidy;
+mod work;
+
+pub use address::Tls;
+
+/// How to reach a database, and with how many connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `mysql://user:password@host:3306/database`
+    pub url: SecretString,
+    pub tls: Tls,
+    /// Connections for renewals alone.
+    pub lease_lanes: usize,
+    /// Connections for everything else; those without work are closed.
+    pub work_lanes: usize,
+    /// The offset in which the Go service writes its local times: `+00:00`.
+    pub time_offset: String,
+    /// The database is a cluster, and all workers write to the same member of it.
+    pub single_writer: bool,
+}
+
+impl Settings {
+    /// Two lanes for leases, four for work, times in UTC, identity verified.
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            tls: Tls::VerifyIdentity,
+            lease_lanes: 2,
+            work_lanes: 4,
+            time_offset: "+00:00".into(),
+            single_writer: false,
+        }
+    }
+}
+
+/// A lane without work gives its connection back to the server after this.
+const IDLE: Duration = Duration::from_secs(20);
+/// A connection is not kept for longer, so that a moved address is found.
+const LIFE: Duration = Duration::from_secs(300);
+
+/// A store of executions in MySQL or MariaDB.
+pub struct MySqlStore {
+    entrance: Entrance,
+    shared: Arc<Shared>,
+    leases: Lanes<Entrance>,
+    work: Lanes<Entrance>,
+}
+
+impl MySqlStore {
+    /// Connects once, to say at once what is wrong; the tables need not be there yet.
+    pub async fn open(settings: Settings) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared::new());
+        let entrance = Entrance {
+            address: Address::try_new(&settings.url, settings.tls)?,
+            purpose: Purpose::Work,
+            time_offset: time_offset(&settings.time_offset)?,
+            single_writer: settings.single_writer,
+            shared: shared.clone(),
+        };
+        let leases = LanesSettings::new("lease", settings.lease_lanes);
+        let work = LanesSettings {
+            idle: Some(IDLE),
+            life: Some(LIFE),
+            ..LanesSettings::new("work", settings.work_lanes)
+        };
+        let store = Self {
+            leases: Lanes::start(entrance.clone(), leases),
+            work: Lanes::start(entrance.clone(), work),
+            entrance,
+            shared,
+        };
+        work::run(&store.work, work::LEASE_LIMIT, Connect).await?;
+        Ok(store)
+    }
+}
+
+/// Nothing but a connection.
+struct Connect;
+
+#[async_trait]
+impl Work for Connect {
+    type Answer = ();
+
+    async fn attempt(&mut self, _: &mut Session) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// `+00:00`, `-09:30`; anything else is refused, names of zones included: they need tables that few
+/// servers have, and daylight saving.
+fn time_offset(text: &str) -> Result<String, Fault> {
+    let is_digit = |place: usize| text.as_bytes()[place].is_ascii_digit();
+    let is_offset = text.len() == 6
+        && text.starts_with(['+', '-'])
+        && text.as_bytes()[3] == b':'
+        && [1, 2, 4, 5].into_iter().all(is_digit);
+    if is_offset {
+        return Ok(text.to_owned());
+    }
+    Err(Fault::NotReady(format!(
+        "database.time_offset is {text:?}; give an offset from UTC such as +00:00 or +08:00"
+    )))
+}
+
+#[async_trait]
+impl ExecutionStore for MySqlStore {
+    async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
+        Ok(claim::claim(&self.work, &self.shared, as_who, limit).await?)
+    }
+
+    async fn renew(
+        &self,
+        ttl: Duration,
+        beat: Beat,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError> {
+        Ok(renew::renew(&self.leases, ttl, beat, leases).await?)
+    }
+
+    async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
+        advance::advance(&self.work, advances).await
+    }
+
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+        release::hand_back(&self.work, returns).await
+    }
+
+    async fn survey(&self) -> Result<Vec<Held>, StoreError> {
+        Ok(survey::survey(&self.work).await?)
+    }
+
+    async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
+        Ok(takeover::take_over(&self.work, &self.shared, as_who, due).await?)
+    }
+
+    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
+        Ok(release::reap(&self.work, limit).await?)
+    }
+
+    async fn queue(&self) -> Result<Queue, StoreError> {
+        Ok(survey::queue(&self.work).await?)
+    }
+}
+
+#[async_trait]
+impl Control for MySqlStore {
+    async fn migrate(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError> {
+        Ok(schema::migrate(&self.entrance, dry_run).await?)
+    }
+
+    async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError> {
+        Ok(control::apply(&self.work, definition, about).await?)
+    }
+
+    async fn submit(&self, submission: &Submission) -> Result<Submitted, ControlError> {
+        control::submit(&self.work, submission).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionSummary>, ControlError> {
+        Ok(control::list(&self.work, filter).await?)
+    }
+
+    async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError> {
+        control::show(&self.work, execution).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_an_offset_and_nothing_that_could_end_a_statement() {
+        for good in ["+00:00", "-09:30", "+14:00"] {
+            assert_eq!(time_offset(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "UTC", "+0:00", "+00-00", "+00:0'", "Europe/Berlin", "+äö:0"] {
+            assert!(matches!(time_offset(bad), Err(Fault::NotReady(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `list` and `show`: what an operator sees.
+//!
+//! **Invariant:** every row can be shown, whatever stands in it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
+
+use crate::{
+    adapters::{
+        lane::Lanes,
+        mysql::{
+            errors::Fault,
+            facts, rows,
+            session::{Entrance, Session, fixed, made},
+            work::{WORK_LIMIT, Work, run},
+        },
+    },
+    domain::{definition::Definition, id::ExecutionId, id::TemplateId},
+    ports::control::{
+        AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
+        UnixMillis,
+    },
+};
+
+/// Milliseconds since 1970, UTC, of a column: stored times are in the session's offset.
+fn unix(column: &str) -> String {
+    format!(
+        "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', \
+         CONVERT_TZ({column}, @@session.time_zone, '+00:00')) DIV 1000"
+    )
+}
+
+fn millis(row: &MySqlRow, column: usize) -> Result<Option<UnixMillis>, Fault> {
+    Ok(rows::number(row, column)?.map(UnixMillis))
+}
+
+/// The columns that [`summary`] reads, and where from.
+fn select_summary() -> String {
+    format!(
+        "SELECT e.id, e.template_id, t.name, e.status, e.ow_owner, e.error, e.created_by, {}, {}, \
+         {}, e.ow_fence, e.ow_plan FROM workflow_executions e \
+         LEFT JOIN workflow_templates t ON t.id=e.template_id",
+        unix("e.created_at"),
+        unix("e.started_at"),
+        unix("e.finished_at")
+    )
+}
+
+fn summary(row: &MySqlRow) -> Result<ExecutionSummary, Fault> {
+    Ok(ExecutionSummary {
+        execution: rows::name(row, 0)?.into(),
+        template: rows::text(row, 1)?.map(TemplateId::from),
+        template_name: rows::text(row, 2)?,
+        status: rows::text(row, 3)?,
+        owner: rows::name(row, 4)?,
+        error: rows::text(row, 5)?,
+        created_by: rows::text(row, 6)?,
+        created_at: millis(row, 7)?,
+        started_at: millis(row, 8)?,
+        finished_at: millis(row, 9)?,
+    })
+}
+
+pub(in crate::adapters::mysql) async fn list(
+    lanes: &Lanes<Entrance>,
+    filter: &Filter,
+) -> Result<Vec<ExecutionSummary>, Fault> {
+    run(lanes, WORK_LIMIT, List { filter: filter.clone() }).await
+}
+
+struct List {
+    filter: Filter,
+}
+
+#[async_trait]
+impl Work for List {
+    type Answer = Vec<ExecutionSummary>;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<ExecutionSummary>, Fault> {
+        facts::of(session).await?;
+        let Filter { state, template, executions, limit } = &self.filter;
+        let mut conditions = vec!["TRUE".to_owned()];
+        conditions.extend(state.map(|_| "e.status=?".into()));
+        conditions.extend(template.as_ref().map(|_| "(e.template_id=? OR t.name=?)".into()));
+        if !executions.is_empty() {
+            conditions.push(format!("e.id IN ({})", rows::marks(executions.len())));
+        }
+        let mut ask = made(format!(
+            "{} WHERE {} ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
+            select_summary(),
+            conditions.join(" AND ")
+        ));
+        if let Some(state) = state {
+            ask = ask.bind(state.as_str());
+        }
+        if let Some(template) = template {
+            ask = ask.bind(template).bind(template);
+        }
+        for execution in executions {
+            ask = ask.bind(execution.as_str());
+        }
+        session.rows(ask.bind(limit)).await?.iter().map(summary).collect()
+    }
+}
+
+pub(in crate::adapters::mysql) async fn show(
+    lanes: &Lanes<Entrance>,
+    execution: &ExecutionId,
+) -> Result<ExecutionDetail, ControlError> {
+    let found = run(lanes, WORK_LIMIT, Show { execution: execution.clone() }).await?;
+    found.ok_or_else(|| ControlError::NoExecution(execution.to_string()))
+}
+
+struct Show {
+    execution: ExecutionId,
+}
+
+#[async_trait]
+impl Work for Show {
+    type Answer = Option<ExecutionDetail>;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault> {
+        facts::of(session).await?;
+        let ask = made(format!("{} WHERE e.id=?", select_summary()));
+        let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
+            return Ok(None);
+        };
+        let mut attempts = self.attempts(session).await?;
+        let mut steps = self.steps(session).await?;
+        for step in &mut steps {
+            step.attempts = attempts.remove(&step.step_execution).unwrap_or_default();
+        }
+        Ok(Some(ExecutionDetail { summary: summary(&row)?, fence: rows::count(&row, 10)?, steps }))
+    }
+}
+
+impl Show {
+    /// In the order of the plan, once there is one: the template may have changed since.
+    async fn steps(&self, session: &mut Session) -> Result<Vec<StepDetail>, Fault> {
+        let ask = made(format!(
+            "SELECT se.id, s.name, s.executor_type, se.status, se.retry_count, se.output, se.error, \
+             {}, {}, se.step_id FROM workflow_step_executions se \
+             JOIN workflow_executions e ON e.id=se.execution_id LEFT JOIN steps s ON s.id=se.step_id \
+             LEFT JOIN workflow_template_steps ts ON ts.template_id=e.template_id \
+             AND ts.step_id=se.step_id WHERE se.execution_id=? \
+             ORDER BY COALESCE(ts.`order`, 0), se.step_id, se.id",
+            unix("se.started_at"),
+            unix("se.finished_at")
+        ));
+        let found = session.rows(ask.bind(self.execution.as_str())).await?;
+        let mut steps = found
+            .iter()
+            .map(|row| Ok((rows::name(row, 9)?, step(row)?)))
+            .collect::<Result<Vec<_>, Fault>>()?;
+        if let Some(plan) = self.plan(session).await? {
+            let places: HashMap<&str, usize> =
+                (0..).zip(&plan.steps).map(|(place, step)| (step.id.as_str(), place)).collect();
+            steps.sort_by_key(|(id, _)| places.get(id.as_str()).copied().unwrap_or(usize::MAX));
+            for (id, detail) in &mut steps {
+                if let Some(place) = places.get(id.as_str()) {
+                    detail.name.clone_from(&plan.steps[*place].name);
+                    detail.executor_type.clone_from(&plan.steps[*place].executor_type);
+                }
+            }
+        }
+        Ok(steps.into_iter().map(|(_, step)| step).collect())
+    }
+
+    async fn plan(&self, session: &mut Session) -> Result<Option<Definition>, Fault> {
+        let ask = fixed(
+            "SELECT p.plan FROM workflow_executions e JOIN ow_plans p ON p.sha256=e.ow_plan \
+             WHERE e.id=?",
+        );
+        let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
+            return Ok(None);
+        };
+        let mut plan = Definition::from_text(&rows::name(&row, 0)?).ok();
+        if let Some(plan) = &mut plan {
+            crate::adapters::mysql::templates::sort(plan);
+        }
+        Ok(plan)
+    }
+
+    async fn attempts(
+        &self,
+        session: &mut Session,
+    ) -> Result<HashMap<String, Vec<AttemptDetail>>, Fault> {
+        let ask = made(format!(
+            "SELECT step_execution_id, attempt, fence, owner, {}, {}, outcome, cause \
+             FROM ow_attempts WHERE execution_id=? ORDER BY step_execution_id, attempt",
+            unix("started_at"),
+            unix("finished_at")
+        ));
+        let mut attempts: HashMap<String, Vec<AttemptDetail>> = HashMap::new();
+        for row in session.rows(ask.bind(self.execution.as_str())).await? {
+            attempts.entry(rows::name(&row, 0)?).or_default().push(attempt(&row)?);
+        }
+        Ok(attempts)
+    }
+}
+
+fn step(row: &MySqlRow) -> Result<StepDetail, Fault> {
+    Ok(StepDetail {
+        step_execution: rows::name(row, 0)?,
+        name: rows::text(row, 1)?,
+        executor_type: rows::text(row, 2)?,
+        status: rows::text(row, 3)?,
+        retry_count: rows::number(row, 4)?.unwrap_or(0),
+        output: rows::text(row, 5)?,
+        error: rows::text(row, 6)?,
+        started_at: millis(row, 7)?,
+        finished_at: millis(row, 8)?,
+        attempts: Vec::new(),
+    })
+}
+
+fn attempt(row: &MySqlRow) -> Result<AttemptDetail, Fault> {
+    Ok(AttemptDetail {
+        attempt: u32::try_from(rows::count(row, 1)?).unwrap_or(u32::MAX),
+        fence: rows::count(row, 2)?,
+        owner: rows::name(row, 3)?,
+        started_at: millis(row, 4)?,
+        finished_at: millis(row, 5)?,
+        outcome: rows::text(row, 6)?,
+        cause: rows::text(row, 7)?,
+    })
+}

@@ -1,0 +1,153 @@
+//! What is read once about the tables, and the check that the primary is the same as before (Q).
+//!
+//! **Invariant:** no worker's verb touches a table before [`of`] has found tables that it knows; no
+//! claim and no takeover goes on before [`same_primary`] has said yes in its own transaction.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    errors::Fault,
+    rows,
+    session::{Session, fixed},
+};
+
+/// The schema that this version writes.
+pub(super) const SCHEMA: i32 = 1;
+/// How long the same server must have been the primary before anything is claimed from it.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// Read once, and again after an error that says it is out of date.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// The unique key over `distributed_locks.lock_key`, quoted.
+    pub lock_key_index: String,
+    /// An expression for the lock key of the execution `e`, in the column's own collation: tables
+    /// made by two server versions differ (1267).
+    pub lock_key_of_e: String,
+}
+
+/// The facts; refuses tables that are missing, or too new for this version.
+pub(super) async fn of(session: &mut Session) -> Result<Arc<Facts>, Fault> {
+    if let Some(facts) = session.shared.facts() {
+        return Ok(facts);
+    }
+    check_version(session).await?;
+    check_engines(session).await?;
+    let facts = Arc::new(Facts {
+        lock_key_index: lock_key_index(session).await?,
+        lock_key_of_e: lock_key_of_e(session).await?,
+    });
+    session.shared.learn_facts(Some(facts.clone()));
+    Ok(facts)
+}
+
+async fn check_version(session: &mut Session) -> Result<(), Fault> {
+    let row = session.row(fixed("SELECT oldest_reader FROM ow_meta WHERE id=1")).await?;
+    let row = row.ok_or(Fault::NotMigrated)?;
+    let needed = i32::try_from(rows::number(&row, 0)?.unwrap_or(0)).unwrap_or(i32::MAX);
+    if needed > SCHEMA {
+        return Err(Fault::TooNew { needed, known: SCHEMA });
+    }
+    Ok(())
+}
+
+async fn check_engines(session: &mut Session) -> Result<(), Fault> {
+    let other = session
+        .row(fixed(
+            "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() \
+             AND TABLE_NAME IN ('workflow_executions','workflow_step_executions',\
+             'distributed_locks') AND ENGINE <> 'InnoDB' LIMIT 1",
+        ))
+        .await?;
+    let Some(row) = other else { return Ok(()) };
+    Err(Fault::NotReady(format!(
+        "table {} is kept by {}, which has no transactions; change it with ALTER TABLE … \
+         ENGINE=InnoDB",
+        rows::name(&row, 0)?,
+        rows::name(&row, 1)?
+    )))
+}
+
+async fn lock_key_index(session: &mut Session) -> Result<String, Fault> {
+    let row = session
+        .row(fixed(
+            "SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE() \
+             AND TABLE_NAME='distributed_locks' AND NON_UNIQUE=0 GROUP BY INDEX_NAME \
+             HAVING COUNT(*)=1 AND MAX(COLUMN_NAME)='lock_key' ORDER BY INDEX_NAME LIMIT 1",
+        ))
+        .await?;
+    let row = row.ok_or_else(|| {
+        Fault::NotReady(
+            "distributed_locks has no unique key over lock_key alone; without it two workers could \
+             hold one lock: add it"
+                .into(),
+        )
+    })?;
+    Ok(rows::quoted(&rows::name(&row, 0)?))
+}
+
+async fn lock_key_of_e(session: &mut Session) -> Result<String, Fault> {
+    let row = session
+        .row(fixed(
+            "SELECT CHARACTER_SET_NAME, COLLATION_NAME FROM information_schema.COLUMNS \
+             WHERE TABLE_SCHEMA=DATABASE() AND TABLE_NAME='distributed_locks' \
+             AND COLUMN_NAME='lock_key'",
+        ))
+        .await?
+        .ok_or(Fault::NotMigrated)?;
+    let word = |column| -> Result<String, Fault> {
+        let word = rows::name(&row, column)?;
+        if word.is_empty() || !word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(Fault::NotReady(format!(
+                "distributed_locks.lock_key has the collation {word:?}, which cannot be compared"
+            )));
+        }
+        Ok(word)
+    };
+    let (charset, collation) = (word(0)?, word(1)?);
+    Ok(match charset.as_str() {
+        "utf8mb4" => format!("CONCAT('workflow_execution:',e.id) COLLATE {collation}"),
+        other => {
+            format!("CONVERT(CONCAT('workflow_execution:',e.id) USING {other}) COLLATE {collation}")
+        }
+    })
+}
+
+/// Whether the primary has been the same for long enough, by the database or by this process's own
+/// clock: a database clock that was set back must not stop the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Settled,
+    Unsettled,
+}
+
+/// Q: is this the primary of before? If it is not, the new one is recorded, after a ROLLBACK.
+pub(super) async fn same_primary(session: &mut Session) -> Result<Standing, Fault> {
+    let identity = session.server.identity.clone();
+    let ask = fixed(
+        "SELECT CAST(identity = ? AS SIGNED), \
+         CAST(since <= UTC_TIMESTAMP(6) - INTERVAL 60 SECOND AS SIGNED) FROM ow_primary WHERE id=1",
+    );
+    let row = session.row(ask.bind(&identity)).await?.ok_or(Fault::NotMigrated)?;
+    if rows::number(&row, 0)? != Some(1) {
+        session.rollback().await?;
+        let record = fixed(
+            "UPDATE ow_primary SET identity=?, since=UTC_TIMESTAMP(6) WHERE id=1 AND identity<>?",
+        );
+        // No row matches where another worker was faster.
+        session.matched_alone(record.bind(&identity).bind(&identity)).await?;
+        session.shared.met_primary(&identity);
+        return Err(Fault::PrimaryChanged);
+    }
+    let met = session.shared.met_primary(&identity);
+    let is_settled = rows::number(&row, 1)? == Some(1) || met >= SETTLED;
+    Ok(if is_settled { Standing::Settled } else { Standing::Unsettled })
+}
+
+/// Q, for whoever takes something: refuses while the primary has not settled.
+pub(super) async fn settled_primary(session: &mut Session) -> Result<(), Fault> {
+    match same_primary(session).await? {
+        Standing::Settled => Ok(()),
+        Standing::Unsettled => Err(Fault::Unsettled),
+    }
+}

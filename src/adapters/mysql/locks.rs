@@ -1,0 +1,161 @@
+//! The lock rows of executions.
+//!
+//! **Invariant:** a lock row that another holds is never changed: each statement names owner and
+//! fence, or what a watcher has seen, or a mark that sets it free. Keys are taken in their order.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    errors::Fault,
+    facts::Facts,
+    rows,
+    session::{Session, fixed, made},
+};
+use crate::domain::{
+    id::{Beat, Fence, LockKey, Owner},
+    lease::Lease,
+    recovery::LockSeen,
+};
+
+/// What is written on a lock row that is taken.
+pub(super) struct Taking<'a> {
+    /// An owner, or a mark.
+    pub owner: &'a str,
+    pub fence: Fence,
+    pub ttl: Duration,
+    pub beat: Beat,
+}
+
+pub(super) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// C2: clears what is dead among `keys`, takes what is free, and says which are ours.
+pub(super) async fn take_free(
+    session: &mut Session,
+    facts: &Facts,
+    keys: &BTreeSet<LockKey>,
+    taking: &Taking<'_>,
+) -> Result<BTreeSet<LockKey>, Fault> {
+    clear_dead(session, facts, keys).await?;
+    insert_free(session, keys, taking).await?;
+    let sql = format!(
+        "SELECT lock_key FROM distributed_locks FORCE INDEX ({}) WHERE lock_key IN ({}) \
+         AND owner=? AND ow_fence=?",
+        facts.lock_key_index,
+        rows::marks(keys.len())
+    );
+    let ask =
+        keys.iter().fold(made(sql).persistent(keys.len() == 1), |ask, key| ask.bind(key.as_str()));
+    let won = session.rows(ask.bind(taking.owner).bind(taking.fence.0)).await?;
+    won.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
+}
+
+async fn clear_dead(
+    session: &mut Session,
+    facts: &Facts,
+    keys: &BTreeSet<LockKey>,
+) -> Result<(), Fault> {
+    let sql = format!(
+        "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) \
+         AND (expires_at <= NOW(3) OR owner LIKE '~%')",
+        facts.lock_key_index,
+        rows::marks(keys.len())
+    );
+    let delete = made(sql).persistent(keys.len() == 1);
+    session.matched(keys.iter().fold(delete, |delete, key| delete.bind(key.as_str()))).await?;
+    Ok(())
+}
+
+/// IGNORE: a key that another holds is simply not won.
+async fn insert_free(
+    session: &mut Session,
+    keys: &BTreeSet<LockKey>,
+    taking: &Taking<'_>,
+) -> Result<(), Fault> {
+    let row = "(?, ?, NOW(3)+INTERVAL ? MICROSECOND, NOW(3), NOW(3), ?, ?)";
+    let sql = format!(
+        "INSERT IGNORE INTO distributed_locks(lock_key, owner, expires_at, created_at, updated_at, \
+         ow_fence, ow_beat) VALUES {}",
+        rows::joined(keys.len(), row, ", ")
+    );
+    let insert = made(sql).persistent(keys.len() == 1);
+    let insert = keys.iter().fold(insert, |insert, key| {
+        let insert = insert.bind(key.as_str()).bind(taking.owner);
+        insert.bind(micros(taking.ttl)).bind(taking.fence.0).bind(taking.beat.0)
+    });
+    session.matched(insert).await?;
+    Ok(())
+}
+
+/// Inserts one lock row; `false` if somebody has one (a plain INSERT: IGNORE would hide that the
+/// row there is alive).
+pub(super) async fn insert(
+    session: &mut Session,
+    key: &LockKey,
+    taking: &Taking<'_>,
+) -> Result<bool, Fault> {
+    let insert = fixed(
+        "INSERT INTO distributed_locks(lock_key, owner, expires_at, created_at, updated_at, \
+         ow_fence, ow_beat) VALUES (?, ?, NOW(3)+INTERVAL ? MICROSECOND, NOW(3), NOW(3), ?, ?)",
+    );
+    let insert = insert.bind(key.as_str()).bind(taking.owner).bind(micros(taking.ttl));
+    match session.matched(insert.bind(taking.fence.0).bind(taking.beat.0)).await {
+        Ok(_) => Ok(true),
+        Err(Fault::Duplicate(_)) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Deletes a lock row that stands as a watcher has seen it for long enough, or that is nobody's: a
+/// marked one, or an expired one of the orchestrator. A row of the orchestrator never beats, so what
+/// was seen of one proves nothing.
+pub(super) async fn clear_seen(
+    session: &mut Session,
+    key: &LockKey,
+    seen: Option<LockSeen>,
+) -> Result<(), Fault> {
+    let delete = fixed(
+        "DELETE FROM distributed_locks WHERE lock_key=? AND ((ow_fence=? AND ow_beat=? \
+         AND ow_fence > 0) OR owner LIKE '~%' OR (ow_fence=0 AND expires_at <= NOW(3)))",
+    );
+    let (fence, beat) = seen.map_or((0, 0), |seen| (seen.fence.0, seen.beat.0));
+    session.matched(delete.bind(key.as_str()).bind(fence).bind(beat)).await?;
+    Ok(())
+}
+
+/// Puts a mark in the owner's place for a minute, so that nobody takes a row that is just gone for
+/// one that was never there. A row that is missing, or another's by now, is left alone.
+pub(super) async fn mark(
+    session: &mut Session,
+    lease: &Lease,
+    mark: &'static str,
+) -> Result<(), Fault> {
+    let update = fixed(
+        "UPDATE distributed_locks SET owner=?, expires_at=NOW(3)+INTERVAL 60 SECOND, \
+         updated_at=NOW(3) WHERE lock_key=? AND owner=? AND ow_fence=?",
+    );
+    let key = LockKey::of_execution(&lease.execution);
+    let update = update.bind(mark).bind(key.as_str()).bind(lease.owner.as_str());
+    session.matched(update.bind(lease.fence.0)).await?;
+    Ok(())
+}
+
+/// Deletes lock rows that this very transaction has taken.
+pub(super) async fn give_up(
+    session: &mut Session,
+    facts: &Facts,
+    keys: &BTreeSet<LockKey>,
+    owner: &Owner,
+    fence: Fence,
+) -> Result<(), Fault> {
+    let sql = format!(
+        "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) AND owner=? \
+         AND ow_fence=?",
+        facts.lock_key_index,
+        rows::marks(keys.len())
+    );
+    let delete = keys.iter().fold(made(sql), |delete, key| delete.bind(key.as_str()));
+    session.matched(delete.bind(owner.as_str()).bind(fence.0)).await?;
+    Ok(())
+}

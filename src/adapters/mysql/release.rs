@@ -1,0 +1,146 @@
+//! Giving things up: executions handed back, tombstones that have stood long enough.
+//!
+//! **Invariant:** a handed-back execution stays `running`, so that the orchestrator keeps its hands
+//! off; the lease row of a living execution is never deleted by time.
+
+use async_trait::async_trait;
+
+use super::{
+    advance::{cancelled_owner, end_cancelled},
+    ending::{self, ALL},
+    errors::Fault,
+    facts, locks, rows,
+    session::{Entrance, Session, fixed, made},
+    work::{WORK_LIMIT, Work, run},
+};
+use crate::{
+    adapters::lane::Lanes,
+    domain::{
+        execution::AttemptOutcome,
+        id::{FINISHED, RELEASED},
+        lease::Lease,
+    },
+    ports::executions::{AdvanceError, HandBack},
+};
+
+/// Executions a transaction at most.
+const MOST: usize = 50;
+
+/// One answer an execution, in their order.
+pub(super) async fn hand_back(
+    lanes: &Lanes<Entrance>,
+    returns: &[HandBack],
+) -> Vec<Result<(), AdvanceError>> {
+    let mut answers = Vec::with_capacity(returns.len());
+    for chunk in returns.chunks(MOST) {
+        let leases: Vec<Lease> = chunk.iter().map(|one| one.lease.clone()).collect();
+        let is_free: Result<Vec<bool>, Fault> =
+            run(lanes, WORK_LIMIT, HandBackWork { leases }).await;
+        answers.extend((0..chunk.len()).map(|place| match &is_free {
+            Ok(is_free) if is_free[place] => Ok(()),
+            Ok(_) => Err(AdvanceError::Fenced),
+            Err(fault) => Err(fault.clone().into()),
+        }));
+    }
+    answers
+}
+
+struct HandBackWork {
+    leases: Vec<Lease>,
+}
+
+/// What becomes of one of them.
+enum Fate {
+    Released,
+    /// Somebody had cancelled it: it ends here. What stood in its owner column.
+    Cancelled(String),
+    Fenced,
+}
+
+#[async_trait]
+impl Work for HandBackWork {
+    /// Whether each is out of our hands; else it was not in them.
+    type Answer = Vec<bool>;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<bool>, Fault> {
+        let mut order: Vec<usize> = (0..self.leases.len()).collect();
+        order.sort_by_key(|place| &self.leases[*place].execution);
+        session.begin().await?;
+        let mut fates = Vec::with_capacity(order.len());
+        for place in order {
+            let lease = &self.leases[place];
+            fates.push((place, lease, fate(session, lease).await?));
+        }
+        for (_, lease, fate) in &fates {
+            match fate {
+                Fate::Released => locks::mark(session, lease, RELEASED).await?,
+                Fate::Cancelled(_) => locks::mark(session, lease, FINISHED).await?,
+                Fate::Fenced => {}
+            }
+        }
+        let mut answers = vec![false; self.leases.len()];
+        for (place, lease, fate) in &fates {
+            match fate {
+                Fate::Released => {
+                    let drained = AttemptOutcome::Drained;
+                    ending::close_attempts(session, &lease.execution, ALL, drained, None).await?;
+                }
+                Fate::Cancelled(owner) => end_cancelled(session, lease, owner).await?,
+                Fate::Fenced => continue,
+            }
+            answers[*place] = true;
+        }
+        session.commit().await?;
+        Ok(answers)
+    }
+}
+
+async fn fate(session: &mut Session, lease: &Lease) -> Result<Fate, Fault> {
+    let update = fixed(
+        "UPDATE workflow_executions SET ow_owner=?, updated_at=NOW(3) WHERE id=? AND ow_fence=? \
+         AND ow_claim=? AND status='running'",
+    );
+    let update = update.bind(RELEASED).bind(lease.execution.as_str()).bind(lease.fence.0);
+    if session.matched(update.bind(lease.nonce.as_str())).await? == 1 {
+        return Ok(Fate::Released);
+    }
+    Ok(cancelled_owner(session, lease).await?.map_or(Fate::Fenced, Fate::Cancelled))
+}
+
+/// Deletes what has been past its expiry for a minute, marked rows and plain keys; returns how many.
+pub(super) async fn reap(lanes: &Lanes<Entrance>, limit: u32) -> Result<u64, Fault> {
+    run(lanes, WORK_LIMIT, Reap { limit }).await
+}
+
+struct Reap {
+    limit: u32,
+}
+
+#[async_trait]
+impl Work for Reap {
+    type Answer = u64;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<u64, Fault> {
+        let facts = facts::of(session).await?;
+        let ask = fixed(
+            "SELECT lock_key FROM distributed_locks FORCE INDEX (ow_expires) \
+             WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE \
+             AND (owner LIKE '~%' OR lock_key NOT LIKE 'workflow\\_execution:%') \
+             ORDER BY expires_at LIMIT ?",
+        );
+        let found = session.rows(ask.bind(self.limit)).await?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        let mut keys = found.iter().map(|row| rows::name(row, 0)).collect::<Result<Vec<_>, _>>()?;
+        keys.sort();
+        let sql = format!(
+            "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) \
+             AND (owner LIKE '~%' OR lock_key NOT LIKE 'workflow\\_execution:%') \
+             AND expires_at < NOW(3) - INTERVAL 1 MINUTE",
+            facts.lock_key_index,
+            rows::marks(keys.len())
+        );
+        session.matched_alone(keys.iter().fold(made(sql), sqlx::query::Query::bind)).await
+    }
+}

@@ -1,0 +1,84 @@
+//! Values read from rows, and pieces of statements made from lists.
+//!
+//! **Invariant:** whatever stands in a column, reading it gives a value or a [`Fault`], never a
+//! panic; no value ever becomes part of a statement's text.
+
+use sqlx::{Row, mysql::MySqlRow};
+
+use super::errors::Fault;
+use crate::domain::id::PlanHash;
+
+/// Longest `TEXT` in bytes.
+pub(super) const TEXT_BYTES: usize = 65_535;
+
+/// A text or binary column as text; bytes that are no UTF-8 are replaced.
+pub(super) fn text(row: &MySqlRow, column: usize) -> Result<Option<String>, Fault> {
+    let bytes: Option<Vec<u8>> = row.try_get(column)?;
+    Ok(bytes.map(|bytes| match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    }))
+}
+
+/// A text that its table never leaves empty.
+pub(super) fn name(row: &MySqlRow, column: usize) -> Result<String, Fault> {
+    Ok(text(row, column)?.unwrap_or_default())
+}
+
+/// A signed whole number.
+pub(super) fn number(row: &MySqlRow, column: usize) -> Result<Option<i64>, Fault> {
+    Ok(row.try_get(column)?)
+}
+
+/// An unsigned whole number; NULL counts as 0.
+pub(super) fn count(row: &MySqlRow, column: usize) -> Result<u64, Fault> {
+    Ok(row.try_get::<Option<u64>, _>(column)?.unwrap_or(0))
+}
+
+/// A plan's hash.
+pub(super) fn plan(row: &MySqlRow, column: usize) -> Result<Option<PlanHash>, Fault> {
+    let bytes: Option<Vec<u8>> = row.try_get(column)?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(PlanHash))
+}
+
+/// A whole number of any sign, held to what `u32` can hold.
+pub(super) fn small(value: Option<i64>) -> u32 {
+    u32::try_from(value.unwrap_or(0).max(0)).unwrap_or(u32::MAX)
+}
+
+/// `?, ?, ?`
+pub(super) fn marks(count: usize) -> String {
+    joined(count, "?", ", ")
+}
+
+/// `item` so many times.
+pub(super) fn joined(count: usize, item: &str, between: &str) -> String {
+    vec![item; count].join(between)
+}
+
+/// The beginning of `text` that has at most `bytes` bytes.
+pub(super) fn beginning(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// A name as an identifier in a statement.
+pub(super) fn quoted(identifier: &str) -> String {
+    format!("`{}`", identifier.replace('`', "``"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(beginning("aäb", 2), "a");
+        assert_eq!(beginning("aäb", 3), "aä");
+        assert_eq!(beginning("aäb", 9), "aäb");
+    }
+
+    #[test]
+    fn an_identifier_cannot_end_its_own_quotes() {
+        assert_eq!(quoted("a`b"), "`a``b`");
+    }
+}

@@ -1,0 +1,181 @@
+//! `migrate`: the orchestrator's tables where they are missing, and what the worker adds to them.
+//!
+//! **Invariant:** a step that has been done is never done again; nothing is dropped or rewritten; an
+//! ALTER that meets a long transaction steps aside, because everybody else would wait behind it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    errors::Fault,
+    rows,
+    session::{Entrance, Purpose, Session, fixed, made},
+    work::{Work, run},
+};
+use crate::{
+    adapters::lane::{Lanes, LanesSettings},
+    ports::control::MigrationStep,
+};
+
+const FILES: [&str; 2] = [
+    include_str!("../../../migrations/mysql/0001_orchestrator.sql"),
+    include_str!("../../../migrations/mysql/0002_worker.sql"),
+];
+
+/// A key over a table of a hundred million rows takes its time.
+const LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How often an ALTER steps aside, and for how long.
+const PATIENCE: u32 = 30;
+const ASIDE: Duration = Duration::from_secs(1);
+
+/// Does, or with `dry_run` only names, what is still to be done.
+pub(super) async fn migrate(
+    entrance: &Entrance,
+    dry_run: bool,
+) -> Result<Vec<MigrationStep>, Fault> {
+    let entrance = Entrance { purpose: Purpose::Migration, ..entrance.clone() };
+    let lane = Lanes::start(entrance, LanesSettings::new("migrate", 1));
+    run(&lane, LIMIT, Migration { dry_run, done: Vec::new() }).await
+}
+
+/// A step of a migration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step<'f> {
+    what: &'f str,
+    /// What shows that it has been done: `table t`, `column t.c`, `key t.k`, `row t`.
+    unless: &'f str,
+    sql: &'f str,
+}
+
+/// The steps of a migration file.
+fn steps(file: &str) -> Vec<Step<'_>> {
+    let announced = |part| {
+        let (what, rest): (&str, &str) = str::split_once(part, "\n-- unless: ")?;
+        let (unless, rest) = rest.split_once('\n')?;
+        let (sql, _) = rest.split_once(";\n")?;
+        Some(Step { what, unless, sql })
+    };
+    file.split("\n-- step: ").skip(1).filter_map(announced).collect()
+}
+
+struct Migration {
+    dry_run: bool,
+    done: Vec<MigrationStep>,
+}
+
+#[async_trait]
+impl Work for Migration {
+    type Answer = Vec<MigrationStep>;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<MigrationStep>, Fault> {
+        if !self.dry_run {
+            take_turn(session).await?;
+        }
+        let there = what_is_there(session).await?;
+        for step in FILES.into_iter().flat_map(steps) {
+            if there.contains(step.unless) {
+                continue;
+            }
+            let took = if self.dry_run { None } else { Some(carry_out(session, &step).await?) };
+            self.done.push(MigrationStep { what: step.what.into(), took });
+        }
+        if !self.dry_run {
+            session
+                .raw(
+                    "DO RELEASE_LOCK(CONCAT('ow_migrate:', LEFT(SHA2(DATABASE(), 256), 40)))"
+                        .into(),
+                )
+                .await?;
+            session.shared.learn_facts(None);
+        }
+        Ok(std::mem::take(&mut self.done))
+    }
+}
+
+/// One migration at a time; the lock falls with the connection.
+async fn take_turn(session: &mut Session) -> Result<(), Fault> {
+    let ask = fixed(
+        "SELECT CAST(GET_LOCK(CONCAT('ow_migrate:', LEFT(SHA2(DATABASE(), 256), 40)), 30) AS SIGNED)",
+    );
+    let answer = session.row(ask).await?.map(|row| rows::number(&row, 0)).transpose()?;
+    if answer.flatten() == Some(1) {
+        return Ok(());
+    }
+    Err(Fault::Busy("another migration of this database is running; wait for its end".into()))
+}
+
+async fn what_is_there(session: &mut Session) -> Result<BTreeSet<String>, Fault> {
+    let found = session
+        .rows(fixed(
+            "SELECT CONCAT('table ', TABLE_NAME) FROM information_schema.TABLES \
+             WHERE TABLE_SCHEMA=DATABASE() UNION ALL \
+             SELECT CONCAT('column ', TABLE_NAME, '.', COLUMN_NAME) FROM \
+             information_schema.COLUMNS WHERE TABLE_SCHEMA=DATABASE() UNION ALL \
+             SELECT DISTINCT CONCAT('key ', TABLE_NAME, '.', INDEX_NAME) FROM \
+             information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE()",
+        ))
+        .await?;
+    let mut there: BTreeSet<String> =
+        found.iter().map(|row| rows::name(row, 0)).collect::<Result<_, _>>()?;
+    for table in ["ow_primary", "ow_meta"] {
+        if there.contains(&format!("table {table}")) {
+            let ask = made(format!("SELECT id FROM {table} WHERE id=1"));
+            if session.row(ask).await?.is_some() {
+                there.insert(format!("row {table}"));
+            }
+        }
+    }
+    Ok(there)
+}
+
+async fn carry_out(session: &mut Session, step: &Step<'_>) -> Result<Duration, Fault> {
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match send(session, step).await {
+            Ok(()) => return Ok(began.elapsed()),
+            Err(fault) if fault.is_passing() && tries < PATIENCE => sleep(ASIDE).await,
+            Err(fault) => return Err(fault.during(step.what)),
+        }
+    }
+}
+
+/// A statement that needs the primary's identity takes it as a value.
+async fn send(session: &mut Session, step: &Step<'_>) -> Result<(), Fault> {
+    if !step.sql.contains(":identity") {
+        return session.raw(step.sql.into()).await;
+    }
+    let identity = session.server.identity.clone();
+    session.matched_alone(made(step.sql.replace(":identity", "?")).bind(identity)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_of_the_files_is_a_step_that_can_be_recognised() {
+        let all: Vec<Step<'_>> = FILES.into_iter().flat_map(steps).collect();
+        let statements: usize = FILES.iter().map(|file| file.matches(";\n").count()).sum();
+        assert_eq!(all.len(), statements);
+        let marks: BTreeSet<&str> = all.iter().map(|step| step.unless).collect();
+        assert_eq!(marks.len(), all.len(), "each has a mark of its own");
+        for step in &all {
+            let (kind, name) = step.unless.split_once(' ').expect("a kind and a name");
+            assert!(["table", "column", "key", "row"].contains(&kind), "{step:?}");
+            let own = name.rsplit('.').next().expect("a name");
+            assert!(step.sql.contains(own), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn every_alter_names_its_algorithm() {
+        for step in FILES.into_iter().flat_map(steps) {
+            assert!(!step.sql.contains("ALTER") || step.sql.contains("ALGORITHM="), "{step:?}");
+        }
+    }
+}

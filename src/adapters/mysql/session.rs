@@ -1,0 +1,239 @@
+//! Sessions: a connection with the settings that the protocol rests on, and its transactions.
+//!
+//! **Invariant:** a session that falls while a statement or a transaction is open is remembered, and
+//! the server is told to end it as soon as it is spoken to again, so that its locks stand in nobody's
+//! way; affected rows are matched rows.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use sqlx::{
+    AssertSqlSafe, Connection, MySql, MySqlConnection,
+    mysql::{MySqlArguments, MySqlRow},
+    query::Query,
+    raw_sql,
+};
+
+use super::{
+    address::Address,
+    errors::Fault,
+    rows,
+    server::{Flavour, Server},
+    shared::Shared,
+};
+use crate::adapters::lane::Connector;
+
+/// A statement with its values.
+pub(super) type Sql<'q> = Query<'q, MySql, MySqlArguments>;
+
+/// A statement whose text never changes; the server keeps it prepared.
+pub(super) fn fixed<'q>(text: &'static str) -> Sql<'q> {
+    sqlx::query(text)
+}
+
+/// A statement whose text depends on how many values there are, or on a key's name. It holds no
+/// value itself.
+pub(super) fn made<'q>(text: String) -> Sql<'q> {
+    sqlx::query(AssertSqlSafe(text)).persistent(false)
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Work,
+    /// Changing tables may take its time.
+    Migration,
+}
+
+/// A connection as its server knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    id: u64,
+    server: Server,
+}
+
+/// Connections that ended in the middle of something.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished(Mutex<Vec<Ended>>);
+
+/// Opens sessions.
+#[derive(Clone)]
+pub(super) struct Entrance {
+    pub address: Address,
+    pub purpose: Purpose,
+    pub time_offset: String,
+    pub single_writer: bool,
+    pub shared: Arc<Shared>,
+}
+
+impl Connector for Entrance {
+    type Connection = Session;
+    type Error = Fault;
+
+    fn connect(&self) -> BoxFuture<'_, Result<Session, Fault>> {
+        Box::pin(self.open())
+    }
+
+    fn ping<'c>(&'c self, session: &'c mut Session) -> BoxFuture<'c, Result<(), Fault>> {
+        Box::pin(async { Ok(session.connection.ping().await?) })
+    }
+}
+
+impl Entrance {
+    async fn open(&self) -> Result<Session, Fault> {
+        let mut connection = self.address.connect().await?;
+        let server = Server::read(&mut connection, self.single_writer).await?;
+        raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            .execute(&mut connection)
+            .await?;
+        raw_sql(AssertSqlSafe(self.settings(server.flavour))).execute(&mut connection).await?;
+        let id =
+            raw_sql("SELECT CAST(CONNECTION_ID() AS UNSIGNED)").fetch_all(&mut connection).await?;
+        let id = id.first().map_or(Ok(0), |row| rows::count(row, 0))?;
+        let shared = self.shared.clone();
+        let mut session = Session { connection, id, server, shared, busy: false, open: false };
+        session.end_unfinished().await?;
+        Ok(session)
+    }
+
+    /// `lock_wait_timeout`: an ALTER that waits blocks every renewal behind it. `wait_timeout` frees
+    /// the locks of a client that vanished.
+    fn settings(&self, flavour: Flavour) -> String {
+        let (wait, statement, idle) = match self.purpose {
+            Purpose::Work => (30, 3, 10),
+            Purpose::Migration => (28_800, 0, 0),
+        };
+        let of_mariadb = match flavour {
+            Flavour::MySql => String::new(),
+            // At 2 seconds error 1969 would come instead of 1205.
+            Flavour::MariaDb => {
+                format!(", max_statement_time={statement}, idle_transaction_timeout={idle}")
+            }
+        };
+        format!(
+            "SET SESSION innodb_lock_wait_timeout=2, lock_wait_timeout=3, wait_timeout={wait}, \
+             time_zone='{}', sql_mode=CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES'){of_mariadb}",
+            self.time_offset
+        )
+    }
+}
+
+/// A connection, ready to work.
+pub(super) struct Session {
+    connection: MySqlConnection,
+    id: u64,
+    pub server: Server,
+    pub shared: Arc<Shared>,
+    /// A statement is under way.
+    busy: bool,
+    /// A transaction is open.
+    open: bool,
+}
+
+impl Session {
+    /// The rows of a SELECT.
+    pub async fn rows(&mut self, sql: Sql<'_>) -> Result<Vec<MySqlRow>, Fault> {
+        self.busy = true;
+        let answer = sql.fetch_all(&mut self.connection).await;
+        self.busy = false;
+        Ok(answer?)
+    }
+
+    /// The one row of a SELECT, if there is any.
+    pub async fn row(&mut self, sql: Sql<'_>) -> Result<Option<MySqlRow>, Fault> {
+        Ok(self.rows(sql).await?.into_iter().next())
+    }
+
+    /// How many rows a statement matched, within a transaction.
+    pub async fn matched(&mut self, sql: Sql<'_>) -> Result<u64, Fault> {
+        self.busy = true;
+        let answer = sql.execute(&mut self.connection).await;
+        self.busy = false;
+        Ok(answer?.rows_affected())
+    }
+
+    /// How many rows a statement matched that is a transaction of its own.
+    pub async fn matched_alone(&mut self, sql: Sql<'_>) -> Result<u64, Fault> {
+        debug_assert!(!self.open, "a statement of its own within a transaction");
+        self.matched(sql).await.map_err(Fault::while_committing)
+    }
+
+    /// Runs a statement that takes no values and is of no kind that can be prepared.
+    pub async fn raw(&mut self, sql: String) -> Result<(), Fault> {
+        self.busy = true;
+        let answer = raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection).await;
+        self.busy = false;
+        answer?;
+        Ok(())
+    }
+
+    pub async fn begin(&mut self) -> Result<(), Fault> {
+        debug_assert!(!self.open, "a transaction within another");
+        self.open = true;
+        self.raw("START TRANSACTION".into()).await
+    }
+
+    pub async fn commit(&mut self) -> Result<(), Fault> {
+        self.raw("COMMIT".into()).await.map_err(Fault::while_committing)?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Ends a transaction without effect; does nothing if none is open.
+    pub async fn rollback(&mut self) -> Result<(), Fault> {
+        if self.open {
+            self.raw("ROLLBACK".into()).await?;
+            self.open = false;
+        }
+        Ok(())
+    }
+
+    /// This connection, to be ended by another one should it fall silent.
+    pub fn as_ended(&self) -> Ended {
+        Ended { id: self.id, server: self.server.clone() }
+    }
+
+    /// Ends another connection, with whatever it has open. Does nothing if it was made by another
+    /// server, or before this one's last start: there its id may stand for somebody else.
+    pub async fn end(&mut self, ended: &Ended) -> Result<(), Fault> {
+        if ended.id == self.id || !self.server.lives_on_from(&ended.server) {
+            return Ok(());
+        }
+        match self.raw(format!("KILL CONNECTION {}", ended.id)).await {
+            Err(fault) if fault.costs_the_connection() => Err(fault),
+            // It has ended already, or the right is missing: then the server's own timeout ends it.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn end_unfinished(&mut self) -> Result<(), Fault> {
+        for ended in self.shared.unfinished.take() {
+            self.end(&ended).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.busy || self.open {
+            self.shared.unfinished.add(self.as_ended());
+        }
+    }
+}
+
+impl Unfinished {
+    /// More are not remembered: the server's own timeout ends them.
+    const MOST: usize = 64;
+
+    fn add(&self, ended: Ended) {
+        let mut all = self.0.lock().expect("no panic while it is held");
+        if all.len() < Self::MOST {
+            all.push(ended);
+        }
+    }
+
+    fn take(&self) -> Vec<Ended> {
+        std::mem::take(&mut *self.0.lock().expect("no panic while it is held"))
+    }
+}

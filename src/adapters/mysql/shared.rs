@@ -1,0 +1,114 @@
+//! What all sessions of one store share: what was learnt about the tables and the primary, plans,
+//! and how often each execution was put back.
+//!
+//! **Invariant:** nothing in here decides who holds an execution; losing all of it costs some reads
+//! and a shorter back-off.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{facts::Facts, session::Unfinished};
+use crate::{
+    adapters::plans::Plans,
+    domain::{
+        id::{ExecutionId, PlanHash},
+        intake::Deferrals,
+    },
+};
+
+/// Shared by the sessions of one store.
+pub(super) struct Shared {
+    pub plans: Plans,
+    pub unfinished: Unfinished,
+    /// One claim at a time: several of one process would only meet each other's rows.
+    pub claiming: Arc<tokio::sync::Mutex<()>>,
+    facts: Mutex<Option<Arc<Facts>>>,
+    primary: Mutex<Option<(String, Instant)>>,
+    stored: Mutex<HashSet<PlanHash>>,
+    deferrals: Mutex<Deferrals>,
+    left_alone: Mutex<HashMap<ExecutionId, Instant>>,
+    started: Instant,
+}
+
+impl Shared {
+    /// Beyond this many the memory of stored plans starts anew.
+    const MOST_STORED: usize = 10_000;
+
+    pub fn new() -> Self {
+        Self {
+            plans: Plans::default(),
+            unfinished: Unfinished::default(),
+            claiming: Arc::default(),
+            facts: Mutex::default(),
+            primary: Mutex::default(),
+            stored: Mutex::default(),
+            deferrals: Mutex::default(),
+            left_alone: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+
+    pub fn facts(&self) -> Option<Arc<Facts>> {
+        held(&self.facts).clone()
+    }
+
+    pub fn learn_facts(&self, facts: Option<Arc<Facts>>) {
+        *held(&self.facts) = facts;
+    }
+
+    /// Since when this process has met this primary and no other.
+    pub fn met_primary(&self, identity: &str) -> Duration {
+        let mut primary = held(&self.primary);
+        match &*primary {
+            Some((known, since)) if known == identity => since.elapsed(),
+            _ => {
+                *primary = Some((identity.to_owned(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    pub fn is_stored(&self, plan: &PlanHash) -> bool {
+        held(&self.stored).contains(plan)
+    }
+
+    /// These plans stand in `ow_plans`, committed.
+    pub fn stored(&self, plans: impl IntoIterator<Item = PlanHash>) {
+        let mut stored = held(&self.stored);
+        if stored.len() >= Self::MOST_STORED {
+            stored.clear();
+        }
+        stored.extend(plans);
+    }
+
+    /// Counts one more deferral; returns the back-off and the time since the first.
+    pub fn defer(&self, execution: &ExecutionId) -> (Duration, Duration) {
+        held(&self.deferrals).defer(execution, self.started.elapsed())
+    }
+
+    pub fn settle(&self, execution: &ExecutionId) {
+        held(&self.deferrals).settle(execution);
+        held(&self.left_alone).remove(execution);
+    }
+
+    /// This process does not take the execution over before its back-off is past; others may.
+    pub fn leave_alone(&self, execution: ExecutionId, backoff: Duration) {
+        let now = Instant::now();
+        let mut left_alone = held(&self.left_alone);
+        left_alone.retain(|_, until| *until > now);
+        left_alone.insert(execution, now + backoff);
+    }
+
+    pub fn is_left_alone(&self, execution: &ExecutionId) -> bool {
+        held(&self.left_alone).get(execution).is_some_and(|until| *until > Instant::now())
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while it is held")
+}

@@ -1,0 +1,213 @@
+//! Writes to step rows, and the rows of `ow_attempts` that go with them.
+//!
+//! **Invariant:** every write carries the fence of its row's execution and may be sent twice; rows
+//! are taken by (execution, id), so that two transactions meet them in the same order.
+
+use super::{
+    errors::Fault,
+    rows,
+    session::{Session, fixed, made},
+};
+use crate::{
+    domain::{execution::AttemptOutcome, lease::Lease},
+    ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
+};
+
+/// Rows a statement at most.
+const CHUNK: usize = 500;
+/// Longest `ow_attempts.cause` in characters, with room for the column's own.
+const CAUSE_BYTES: usize = 255;
+
+/// One write to one step row. In this order where several go to one row.
+#[derive(Clone, Copy)]
+pub(super) enum Write<'a> {
+    Retry(&'a StepRetry),
+    Start(&'a StepStart),
+    End(&'a StepEnd),
+    Skip(&'a StepSkip),
+}
+
+/// A write under the lease that it is made under.
+pub(super) type Leased<'a> = (&'a Lease, Write<'a>);
+
+impl Write<'_> {
+    fn step(&self) -> &str {
+        match self {
+            Self::Retry(retry) => retry.step.as_str(),
+            Self::Start(start) => start.step.as_str(),
+            Self::End(end) => end.step.as_str(),
+            Self::Skip(skip) => skip.step.as_str(),
+        }
+    }
+
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Retry(_) => 0,
+            Self::Start(_) => 1,
+            Self::End(_) => 2,
+            Self::Skip(_) => 3,
+        }
+    }
+
+    /// Whether one statement can make both writes.
+    fn goes_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Start(a), Self::Start(b)) => {
+                (a.attempt, a.key_gen, a.retry_count) == (b.attempt, b.key_gen, b.retry_count)
+            }
+            (Self::Skip(a), Self::Skip(b)) => a.reason == b.reason,
+            _ => false,
+        }
+    }
+}
+
+/// Makes all writes and records their attempts; `false` if any of them matched no row, and then the
+/// transaction must not be committed.
+pub(super) async fn write(
+    session: &mut Session,
+    mut writes: Vec<Leased<'_>>,
+) -> Result<bool, Fault> {
+    writes.sort_by(|(a, x), (b, y)| {
+        (&a.execution, x.step(), x.rank()).cmp(&(&b.execution, y.step(), y.rank()))
+    });
+    for alike in writes.chunk_by(|(_, a), (_, b)| a.goes_with(b)) {
+        for chunk in alike.chunks(CHUNK) {
+            if write_alike(session, chunk).await? != chunk.len() as u64 {
+                return Ok(false);
+            }
+        }
+    }
+    record(session, &writes).await?;
+    Ok(true)
+}
+
+/// Writes that [`Write::goes_with`] put together; returns how many rows matched.
+async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64, Fault> {
+    match writes[0] {
+        (lease, Write::Retry(retry)) => await_retry(session, lease, retry).await,
+        (lease, Write::End(step)) => end(session, lease, step).await,
+        (_, Write::Start(first)) => start(session, first, writes).await,
+        (_, Write::Skip(first)) => skip(session, &first.reason, writes).await,
+    }
+}
+
+async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64, Fault> {
+    let status = if end.succeeded { "success" } else { "failed" };
+    let error = end.error.as_deref().map(|text| rows::beginning(text, rows::TEXT_BYTES));
+    let update = fixed(
+        "UPDATE workflow_step_executions SET status=?, output=?, error=?, retry_count=?, \
+         finished_at=NOW(3), duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, \
+         updated_at=NOW(3) WHERE id=? AND ow_fence=? AND ow_attempt=? AND status IN ('running', ?)",
+    );
+    let update = update.bind(status).bind(end.output.as_deref()).bind(error).bind(end.retry_count);
+    let update = update.bind(end.step.as_str()).bind(lease.fence.0).bind(end.attempt).bind(status);
+    session.matched(update).await
+}
+
+/// The step stays `running`; should its worker die now, its successor knows the next key.
+async fn await_retry(
+    session: &mut Session,
+    lease: &Lease,
+    retry: &StepRetry,
+) -> Result<u64, Fault> {
+    let update = fixed(
+        "UPDATE workflow_step_executions SET ow_key_gen=?, retry_count=?, updated_at=NOW(3) \
+         WHERE id=? AND ow_fence=? AND ow_attempt=? AND status='running'",
+    );
+    let update = update.bind(retry.key_gen).bind(retry.retry_count).bind(retry.step.as_str());
+    session.matched(update.bind(lease.fence.0).bind(retry.attempt)).await
+}
+
+/// `ow_attempt` stays below the number only until the first time this is sent.
+async fn start(
+    session: &mut Session,
+    first: &StepStart,
+    writes: &[Leased<'_>],
+) -> Result<u64, Fault> {
+    let sql = format!(
+        "UPDATE workflow_step_executions FORCE INDEX (PRIMARY) SET status='running', \
+         started_at=COALESCE(started_at, NOW(3)), finished_at=NULL, updated_at=NOW(3), \
+         ow_attempt=?, ow_key_gen=?, retry_count=? WHERE ({}) \
+         AND (status IS NULL OR status NOT IN ('success','failed','skipped')) \
+         AND ow_attempt IN (?, ?)",
+        id_and_fence(writes.len())
+    );
+    let update = made(sql).persistent(writes.len() == 1);
+    let update = update.bind(first.attempt).bind(first.key_gen).bind(first.retry_count);
+    let update = writes
+        .iter()
+        .fold(update, |update, (lease, write)| update.bind(write.step()).bind(lease.fence.0));
+    session.matched(update.bind(first.attempt.saturating_sub(1)).bind(first.attempt)).await
+}
+
+async fn skip(session: &mut Session, reason: &str, writes: &[Leased<'_>]) -> Result<u64, Fault> {
+    let sql = format!(
+        "UPDATE workflow_step_executions FORCE INDEX (PRIMARY) SET status='skipped', error=?, \
+         finished_at=NOW(3), updated_at=NOW(3) WHERE ({}) \
+         AND (status IS NULL OR status NOT IN ('success','failed','running'))",
+        id_and_fence(writes.len())
+    );
+    let update = made(sql).bind(rows::beginning(reason, rows::TEXT_BYTES));
+    let update = writes
+        .iter()
+        .fold(update, |update, (lease, write)| update.bind(write.step()).bind(lease.fence.0));
+    session.matched(update).await
+}
+
+fn id_and_fence(count: usize) -> String {
+    rows::joined(count, "(id=? AND ow_fence=?)", " OR ")
+}
+
+/// How an attempt stands after a write.
+struct AttemptRow<'a> {
+    step: &'a str,
+    attempt: u32,
+    lease: &'a Lease,
+    outcome: Option<AttemptOutcome>,
+    cause: Option<&'a str>,
+}
+
+impl<'a> AttemptRow<'a> {
+    fn of((lease, write): &Leased<'a>) -> Option<Self> {
+        let (step, attempt, outcome, cause) = match write {
+            Write::Retry(it) => {
+                (it.step.as_str(), it.attempt, Some(it.outcome), Some(it.error.as_str()))
+            }
+            Write::Start(it) => (it.step.as_str(), it.attempt, None, None),
+            Write::End(it) => (it.step.as_str(), it.attempt, Some(it.outcome), it.error.as_deref()),
+            Write::Skip(_) => return None,
+        };
+        Some(Self { step, attempt, lease, outcome, cause })
+    }
+}
+
+/// Writes the attempts' rows. What is recorded first of an attempt stays: a successor may have
+/// closed it as lost, and a start that is sent twice knows nothing of its outcome.
+async fn record(session: &mut Session, writes: &[Leased<'_>]) -> Result<(), Fault> {
+    let mut attempts: Vec<_> = writes.iter().filter_map(AttemptRow::of).collect();
+    attempts.sort_by_key(|row| (row.step, row.attempt));
+    for chunk in attempts.chunks(CHUNK) {
+        let sql = format!(
+            "INSERT INTO ow_attempts(execution_id, step_execution_id, attempt, fence, owner, \
+             started_at, finished_at, outcome, cause) VALUES {} ON DUPLICATE KEY UPDATE \
+             finished_at=COALESCE(finished_at, VALUES(finished_at)), \
+             outcome=COALESCE(outcome, VALUES(outcome)), cause=COALESCE(cause, VALUES(cause))",
+            rows::joined(chunk.len(), "(?, ?, ?, ?, ?, NOW(3), IF(?, NOW(3), NULL), ?, ?)", ", ")
+        );
+        let insert = made(sql).persistent(chunk.len() <= 2);
+        let insert = chunk.iter().fold(insert, |insert, row| {
+            let lease = row.lease;
+            insert
+                .bind(lease.execution.as_str())
+                .bind(row.step)
+                .bind(row.attempt)
+                .bind(lease.fence.0)
+                .bind(lease.owner.as_str())
+                .bind(row.outcome.is_some())
+                .bind(row.outcome.map(AttemptOutcome::as_str))
+                .bind(row.cause.map(|text| rows::beginning(text, CAUSE_BYTES)))
+        });
+        session.matched(insert).await?;
+    }
+    Ok(())
+}

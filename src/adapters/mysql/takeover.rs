@@ -1,0 +1,375 @@
+//! Takeovers: executions whose owner has given them back, or has been silent for long enough.
+//!
+//! **Invariant:** what is taken is exactly what was watched: the row carries the fence and the owner
+//! seen, its lock row the beat seen. A taken-over execution never becomes `pending` again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
+use uuid::Uuid;
+
+use super::{
+    admit::{self, AGE, Owned},
+    claim::MOST,
+    draft::Draft,
+    ending,
+    errors::Fault,
+    facts,
+    locks::{self, Taking},
+    rows,
+    session::{Entrance, Session, fixed, made},
+    shared::Shared,
+    templates::{self, Recipe},
+    tidy::{self, FailHeld},
+    work::{WORK_LIMIT, Work, run},
+};
+use crate::{
+    adapters::lane::Lanes,
+    domain::{
+        execution::AttemptOutcome,
+        id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
+        lease::Lease,
+        recovery::{Cause, Held, Holder, LockSeen, TakeOver},
+    },
+    ports::executions::{Batch, ClaimKind, Claimant},
+};
+
+/// Takes over what is still as seen; tidies what was cancelled.
+pub(super) async fn take_over(
+    lanes: &Lanes<Entrance>,
+    shared: &Shared,
+    who: &Claimant,
+    due: &[TakeOver],
+) -> Result<Batch, Fault> {
+    let (cancelled, running): (Vec<&TakeOver>, Vec<&TakeOver>) =
+        due.iter().partition(|one| one.seen.cancelled);
+    let running: Vec<TakeOver> = running
+        .into_iter()
+        .filter(|one| !shared.is_left_alone(&one.seen.execution))
+        .cloned()
+        .collect();
+    let mut all = Batch::default();
+    for chunk in running.chunks(MOST) {
+        let taken = match transact(lanes, who, chunk.to_vec()).await {
+            Err(Fault::Data(_)) => one_by_one(lanes, who, chunk).await,
+            result => result,
+        };
+        match taken {
+            Ok(batch) => merge(&mut all, batch),
+            // What is taken already must not be lost over what is not.
+            Err(_) if !all.claims.is_empty() => return Ok(all),
+            Err(fault) => return Err(fault),
+        }
+    }
+    match tidy::tidy(lanes, cancelled.into_iter().cloned().collect()).await {
+        Err(fault) if all.claims.is_empty() => Err(fault),
+        Ok(()) | Err(_) => Ok(all),
+    }
+}
+
+fn merge(all: &mut Batch, batch: Batch) {
+    all.claims.extend(batch.claims);
+    all.deferred.extend(batch.deferred);
+    all.refused.extend(batch.refused);
+}
+
+async fn transact(
+    lanes: &Lanes<Entrance>,
+    who: &Claimant,
+    due: Vec<TakeOver>,
+) -> Result<Batch, Fault> {
+    let draft = Draft::default();
+    let work = TakeOverWork { who: who.clone(), due, draft: draft.clone() };
+    match run(lanes, WORK_LIMIT, work).await {
+        Err(fault) => draft.resolve(lanes, fault).await,
+        done => done,
+    }
+}
+
+/// A value of one row broke a batch: each alone, and the culprit is failed.
+async fn one_by_one(
+    lanes: &Lanes<Entrance>,
+    who: &Claimant,
+    due: &[TakeOver],
+) -> Result<Batch, Fault> {
+    let mut all = Batch::default();
+    for one in due {
+        match transact(lanes, who, vec![one.clone()]).await {
+            Ok(batch) => merge(&mut all, batch),
+            Err(Fault::Data(reason)) => {
+                let reason = format!("the database refused a value of this execution: {reason}");
+                let work = FailHeld { seen: one.seen.clone(), reason: reason.clone() };
+                if let Ok(true) = run(lanes, WORK_LIMIT, work).await {
+                    all.refused.push((one.seen.execution.clone(), reason));
+                }
+            }
+            Err(_) if !all.claims.is_empty() => return Ok(all),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(all)
+}
+
+/// The owner column as it was seen.
+pub(super) fn owner_seen(seen: &Held) -> &str {
+    match &seen.by {
+        Holder::Released => RELEASED,
+        Holder::Owner(owner) => owner,
+    }
+}
+
+/// What the watcher saw of the lock row, as far as it proves anything: of an execution that was
+/// handed back nothing was watched, but a lock under its own fence is as dead as that fence.
+pub(super) fn lock_seen(one: &TakeOver) -> Option<LockSeen> {
+    one.seen.lock.filter(|lock| !one.cause.is_clean() || lock.fence == one.seen.fence)
+}
+
+/// The transaction.
+struct TakeOverWork {
+    who: Claimant,
+    due: Vec<TakeOver>,
+    draft: Draft,
+}
+
+/// A row under this transaction's lock.
+struct Pinned {
+    template: Option<TemplateId>,
+    plan: Option<PlanHash>,
+    unclean: u32,
+    age: std::time::Duration,
+    /// The smallest fence that this row may get.
+    fence: Fence,
+}
+
+#[async_trait]
+impl Work for TakeOverWork {
+    type Answer = Batch;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Batch, Fault> {
+        self.draft.begin();
+        // Refuses tables that this version does not know.
+        facts::of(session).await?;
+        session.begin().await?;
+        facts::settled_primary(session).await?;
+        let pinned = self.pin(session).await?;
+        let (batch, backoffs, stored) = self.take(session, pinned).await?;
+        let batch = self.draft.commit(session, batch).await?;
+        let shared = &session.shared;
+        shared.stored(stored);
+        for (execution, backoff) in backoffs {
+            shared.leave_alone(execution, backoff);
+        }
+        for claim in &batch.claims {
+            shared.settle(&claim.lease.execution);
+        }
+        for (execution, _) in &batch.refused {
+            shared.settle(execution);
+        }
+        Ok(batch)
+    }
+}
+
+/// Executions that were not admitted, and for how long each is left alone.
+type Backoffs = Vec<(ExecutionId, std::time::Duration)>;
+
+impl TakeOverWork {
+    /// Locks those rows that are still as seen; others are somebody's business by now.
+    async fn pin(&self, session: &mut Session) -> Result<BTreeMap<ExecutionId, Pinned>, Fault> {
+        let sql = format!(
+            "SELECT id, template_id, ow_plan, ow_claims, {AGE}, \
+             CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',\
+             UTC_TIMESTAMP(6))) AS UNSIGNED) FROM workflow_executions FORCE INDEX (PRIMARY) \
+             WHERE status='running' AND ow_fence < 9000000000000000000 AND ({}) ORDER BY id \
+             FOR UPDATE SKIP LOCKED",
+            rows::joined(self.due.len(), "(id=? AND ow_fence=? AND ow_owner=?)", " OR ")
+        );
+        let ask = self.due.iter().fold(made(sql).persistent(self.due.len() == 1), |ask, one| {
+            ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0).bind(owner_seen(&one.seen))
+        });
+        session.rows(ask).await?.iter().map(pinned).collect()
+    }
+
+    /// T, locks, C3 to C5.
+    async fn take(
+        &self,
+        session: &mut Session,
+        mut pinned: BTreeMap<ExecutionId, Pinned>,
+    ) -> Result<(Batch, Backoffs, Vec<PlanHash>), Fault> {
+        let fence = pinned.values().map(|row| row.fence).max().unwrap_or_default();
+        let won = self.take_locks(session, fence, &pinned).await?;
+        pinned.retain(|execution, _| won.contains_key(execution));
+        let named: Vec<_> = pinned.values().map(|row| (row.template.clone(), row.plan)).collect();
+        let (recipes, stored) = templates::recipes(session, &named).await?;
+        let progressed = progressed(session, won.values().copied()).await?;
+        let nonce = Nonce::from(Uuid::new_v4().simple().to_string());
+        let plans: BTreeMap<_, _> =
+            pinned.iter().map(|(execution, row)| (execution.clone(), row.plan)).collect();
+        let mut owned = Vec::new();
+        for ((execution, row), recipe) in pinned.into_iter().zip(recipes) {
+            let one = won[&execution];
+            let unclean = unclean(one.cause, row.unclean, progressed.contains(&execution));
+            let recipe = self.unless_poisoned(session, &execution, unclean, recipe).await?;
+            owned.push(Owned {
+                lease: Lease {
+                    execution,
+                    owner: self.who.owner.clone(),
+                    fence,
+                    nonce: nonce.clone(),
+                },
+                template: row.template,
+                recipe,
+                kind: kind(one),
+                age: row.age,
+                unclean,
+            });
+        }
+        let decided = admit::admit(session, &self.who, owned).await?;
+        for (execution, one) in &won {
+            let cause = one.cause.as_str();
+            let lost = AttemptOutcome::Lost;
+            ending::close_attempts(session, execution, fence, lost, Some(cause)).await?;
+        }
+        let mut batch = Batch { claims: decided.claims, ..Batch::default() };
+        let mut backoffs = Vec::new();
+        for (lease, deferral, backoff) in decided.deferred {
+            leave_released(session, &lease).await?;
+            backoffs.push((lease.execution.clone(), backoff));
+            batch.deferred.push((lease.execution, deferral));
+        }
+        for (lease, reason) in decided.refused {
+            ending::refuse(session, &lease, plans[&lease.execution], &reason).await?;
+            batch.refused.push((lease.execution, reason));
+        }
+        Ok((batch, backoffs, stored))
+    }
+
+    /// Key by key, each DELETE before its INSERT: all deletes before all inserts deadlocked with
+    /// renewals. A key that somebody holds leaves its execution out.
+    async fn take_locks(
+        &self,
+        session: &mut Session,
+        fence: Fence,
+        pinned: &BTreeMap<ExecutionId, Pinned>,
+    ) -> Result<BTreeMap<ExecutionId, &TakeOver>, Fault> {
+        let who = &self.who;
+        let taking = Taking { owner: who.owner.as_str(), fence, ttl: who.ttl, beat: who.beat };
+        let by_key: BTreeMap<LockKey, &TakeOver> = self
+            .due
+            .iter()
+            .filter(|one| pinned.contains_key(&one.seen.execution))
+            .map(|one| (LockKey::of_execution(&one.seen.execution), one))
+            .collect();
+        let mut won = BTreeMap::new();
+        for (key, one) in by_key {
+            locks::clear_seen(session, &key, lock_seen(one)).await?;
+            if locks::insert(session, &key, &taking).await? {
+                won.insert(one.seen.execution.clone(), one);
+            }
+        }
+        Ok(won)
+    }
+
+    /// An execution that killed its workers too often is failed instead of killing the next.
+    async fn unless_poisoned(
+        &self,
+        session: &mut Session,
+        execution: &ExecutionId,
+        unclean: u32,
+        recipe: Recipe,
+    ) -> Result<Recipe, Fault> {
+        if unclean <= self.who.poison_claims {
+            return Ok(recipe);
+        }
+        let owners = lost_owners(session, execution).await?.join(", ");
+        let reason = format!(
+            "its workers were lost {unclean} times in a row while it made no progress; the last \
+             were {owners}"
+        );
+        Ok(Recipe { workflow: Err(reason), ..recipe })
+    }
+}
+
+fn pinned(row: &MySqlRow) -> Result<(ExecutionId, Pinned), Fault> {
+    let pinned = Pinned {
+        template: rows::text(row, 1)?.map(TemplateId::from),
+        plan: rows::plan(row, 2)?,
+        unclean: u32::try_from(rows::count(row, 3)?).unwrap_or(u32::MAX),
+        age: admit::age(row, 4)?,
+        fence: Fence(rows::count(row, 5)?),
+    };
+    Ok((rows::name(row, 0)?.into(), pinned))
+}
+
+fn kind(one: &TakeOver) -> ClaimKind {
+    let from = match &one.seen.by {
+        Holder::Released => None,
+        Holder::Owner(owner) => Some(owner.clone()),
+    };
+    ClaimKind::TakenOver { from, cause: one.cause }
+}
+
+/// Unclean ends in a row, this takeover included.
+fn unclean(cause: Cause, so_far: u32, has_progressed: bool) -> u32 {
+    match (cause.is_clean(), has_progressed) {
+        (true, _) => so_far,
+        (false, true) => 1,
+        (false, false) => so_far.saturating_add(1),
+    }
+}
+
+/// Which of them finished a step under the fence that ends now.
+async fn progressed<'a>(
+    session: &mut Session,
+    won: impl Iterator<Item = &'a TakeOver>,
+) -> Result<BTreeSet<ExecutionId>, Fault> {
+    let lost: Vec<&TakeOver> = won.filter(|one| !one.cause.is_clean()).collect();
+    if lost.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT execution_id FROM workflow_step_executions WHERE \
+         status IN ('success','failed') AND ({})",
+        rows::joined(lost.len(), "(execution_id=? AND ow_fence=?)", " OR ")
+    );
+    let ask = lost.iter().fold(made(sql).persistent(lost.len() == 1), |ask, one| {
+        ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0)
+    });
+    session.rows(ask).await?.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
+}
+
+/// The last owners that lost attempts of an execution, newest first.
+async fn lost_owners(session: &mut Session, execution: &ExecutionId) -> Result<Vec<String>, Fault> {
+    let ask = fixed(
+        "SELECT owner FROM ow_attempts WHERE execution_id=? AND (outcome IS NULL OR outcome='lost') \
+         GROUP BY owner ORDER BY MAX(started_at) DESC, owner LIMIT 10",
+    );
+    let owners = session.rows(ask.bind(execution.as_str())).await?;
+    owners.iter().map(|row| rows::name(row, 0)).collect()
+}
+
+/// Not admitted: anyone may take it at once, but it never becomes `pending` again, or the
+/// orchestrator might start it in its middle.
+async fn leave_released(session: &mut Session, lease: &Lease) -> Result<(), Fault> {
+    let update = fixed(
+        "UPDATE workflow_executions SET ow_owner=?, updated_at=NOW(3) WHERE id=? AND ow_fence=? \
+         AND ow_claim=? AND status='running'",
+    );
+    let update = update.bind(RELEASED).bind(lease.execution.as_str()).bind(lease.fence.0);
+    if session.matched(update.bind(lease.nonce.as_str())).await? != 1 {
+        return Err(ending::unexpected(&lease.execution, "released"));
+    }
+    locks::mark(session, lease, RELEASED).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unclean_ends_without_progress_count() {
+        assert_eq!(unclean(Cause::Released, 4, false), 4);
+        assert_eq!(unclean(Cause::LeaseExpired, 4, false), 5);
+        assert_eq!(unclean(Cause::LeaseMissing, 4, true), 1);
+    }
+}

@@ -1,0 +1,213 @@
+//! Templates read from the orchestrator's tables, and the plans kept of them (T).
+//!
+//! **Invariant:** an execution with a plan runs that plan, whatever became of its template; a plan
+//! is stored only if it can be run, and never cut short.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use sqlx::mysql::MySqlRow;
+
+use super::{
+    errors::Fault,
+    rows,
+    session::{Session, fixed, made},
+};
+use crate::{
+    adapters::plans::Checked,
+    domain::{
+        definition::{Definition, RecordedStep},
+        id::{PlanHash, TemplateId},
+        workflow::Workflow,
+    },
+};
+
+/// Longest text that `ow_plans.plan` can hold.
+const MEDIUMTEXT_BYTES: usize = 16_777_215;
+/// Room in a packet beside the plan's text.
+const PACKET_ROOM: usize = 4_096;
+
+/// What an execution runs.
+#[derive(Clone, Debug)]
+pub(super) struct Recipe {
+    /// What its row does not say yet.
+    pub new_plan: Option<PlanHash>,
+    /// The workflow, or why there is none.
+    pub workflow: Result<Arc<Workflow>, String>,
+}
+
+/// The template and the plan that an execution's row names.
+pub(super) type Named = (Option<TemplateId>, Option<PlanHash>);
+
+/// What each of these executions runs, and the plans that this transaction has stored.
+pub(super) async fn recipes(
+    session: &mut Session,
+    named: &[Named],
+) -> Result<(Vec<Recipe>, Vec<PlanHash>), Fault> {
+    let hashes = named.iter().filter_map(|(_, plan)| *plan).collect();
+    let planned = planned(session, hashes).await?;
+    let templates = named
+        .iter()
+        .filter(|(_, plan)| plan.is_none())
+        .filter_map(|(template, _)| template.clone())
+        .collect();
+    let fresh = fresh(session, templates).await?;
+    let stored = fresh.values().filter_map(|recipe| recipe.new_plan).collect();
+    let recipes = named
+        .iter()
+        .map(|name| match name {
+            (_, Some(plan)) => planned[plan].clone(),
+            (Some(template), None) => {
+                fresh.get(template).cloned().unwrap_or_else(|| gone(template))
+            }
+            (None, None) => refused("it names no template"),
+        })
+        .collect();
+    Ok((recipes, stored))
+}
+
+fn refused(reason: impl Into<String>) -> Recipe {
+    Recipe { new_plan: None, workflow: Err(reason.into()) }
+}
+
+fn gone(template: &TemplateId) -> Recipe {
+    refused(format!("its template {template} does not exist any more"))
+}
+
+/// Plans that executions already name. What is learnt here is kept here too: the shared memory may
+/// start anew at any moment.
+async fn planned(
+    session: &mut Session,
+    hashes: BTreeSet<PlanHash>,
+) -> Result<BTreeMap<PlanHash, Recipe>, Fault> {
+    let shared = session.shared.clone();
+    let mut known: BTreeMap<PlanHash, Checked> =
+        hashes.iter().filter_map(|hash| Some((*hash, shared.plans.get(hash)?))).collect();
+    let unknown: Vec<&PlanHash> = hashes.iter().filter(|hash| !known.contains_key(hash)).collect();
+    if !unknown.is_empty() {
+        let sql =
+            format!("SELECT plan FROM ow_plans WHERE sha256 IN ({})", rows::marks(unknown.len()));
+        let ask = unknown.iter().fold(made(sql), |ask, hash| ask.bind(hash.0.to_vec()));
+        for row in session.rows(ask).await? {
+            known.extend([shared.plans.learn(&rows::name(&row, 0)?)]);
+        }
+    }
+    let recipe = |hash: PlanHash| {
+        let workflow = match known.remove(&hash) {
+            Some(checked) => checked.map_err(|error| error.to_string()),
+            None => Err("the plan of its first claim is not in ow_plans any more".into()),
+        };
+        (hash, Recipe { new_plan: None, workflow })
+    };
+    Ok(hashes.into_iter().map(recipe).collect())
+}
+
+/// Plans for executions that have none yet.
+async fn fresh(
+    session: &mut Session,
+    templates: BTreeSet<TemplateId>,
+) -> Result<BTreeMap<TemplateId, Recipe>, Fault> {
+    let mut recipes = BTreeMap::new();
+    let mut to_store = BTreeMap::new();
+    let most = MEDIUMTEXT_BYTES.min(session.server.max_packet.saturating_sub(PACKET_ROOM));
+    for (template, read) in definitions(session, &templates).await? {
+        let recipe = match read {
+            Err(reason) => refused(reason),
+            Ok(definition) => {
+                let text = definition.to_text();
+                let (hash, checked) = session.shared.plans.learn(&text);
+                match checked {
+                    Err(error) => refused(error.to_string()),
+                    Ok(_) if text.len() > most => refused(format!(
+                        "its template takes {} bytes; at most {most} can be kept",
+                        text.len()
+                    )),
+                    Ok(workflow) => {
+                        to_store.insert(hash, text);
+                        Recipe { new_plan: Some(hash), workflow: Ok(workflow) }
+                    }
+                }
+            }
+        };
+        recipes.insert(template, recipe);
+    }
+    for (hash, text) in to_store {
+        store(session, hash, &text).await?;
+    }
+    Ok(recipes)
+}
+
+/// IGNORE: another worker may have stored the same plan.
+async fn store(session: &mut Session, hash: PlanHash, text: &str) -> Result<(), Fault> {
+    if session.shared.is_stored(&hash) {
+        return Ok(());
+    }
+    let insert =
+        fixed("INSERT IGNORE INTO ow_plans(sha256, plan, created_at) VALUES (?, ?, NOW(3))");
+    session.matched(insert.bind(hash.0.to_vec()).bind(text)).await?;
+    Ok(())
+}
+
+/// The templates as recorded; in place of one that cannot be read, the reason.
+pub(super) async fn definitions(
+    session: &mut Session,
+    templates: &BTreeSet<TemplateId>,
+) -> Result<BTreeMap<TemplateId, Result<Definition, String>>, Fault> {
+    let mut read = BTreeMap::new();
+    if templates.is_empty() {
+        return Ok(read);
+    }
+    let sql = format!(
+        "SELECT t.id, t.name, ts.step_id, s.id, s.name, s.executor_type, s.http_method, s.http_url, \
+         s.http_headers, s.http_body, s.shell_script, s.shell_env, s.parameters, s.timeout, \
+         s.retries, ts.dependencies, ts.run_mode, ts.on_failure, ts.`order` \
+         FROM workflow_templates t LEFT JOIN workflow_template_steps ts ON ts.template_id=t.id \
+         LEFT JOIN steps s ON s.id=ts.step_id WHERE t.id IN ({})",
+        rows::marks(templates.len())
+    );
+    let ask = templates.iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
+    for row in session.rows(ask).await? {
+        let template = TemplateId::from(rows::name(&row, 0)?);
+        let name = rows::name(&row, 1)?;
+        let entry = read.entry(template.clone()).or_insert_with(|| {
+            Ok(Definition { template: template.clone(), name, steps: Vec::new() })
+        });
+        let Some(link) = rows::text(&row, 2)? else { continue };
+        if rows::text(&row, 3)?.is_none() {
+            *entry = Err(format!("step {link} of its template does not exist"));
+        } else if let Ok(definition) = entry {
+            definition.steps.push(step(&row)?);
+        }
+    }
+    read.values_mut().flatten().for_each(sort);
+    Ok(read)
+}
+
+/// The same rows must give the same text, in whatever order they came.
+pub(super) fn sort(definition: &mut Definition) {
+    let place = |step: &RecordedStep| step.order.unwrap_or(0);
+    definition.steps.sort_by(|a, b| (place(a), &a.id).cmp(&(place(b), &b.id)));
+}
+
+fn step(row: &MySqlRow) -> Result<RecordedStep, Fault> {
+    Ok(RecordedStep {
+        id: rows::name(row, 3)?.into(),
+        name: rows::text(row, 4)?,
+        executor_type: rows::text(row, 5)?,
+        http_method: rows::text(row, 6)?,
+        http_url: rows::text(row, 7)?,
+        http_headers: rows::text(row, 8)?,
+        http_body: rows::text(row, 9)?,
+        shell_script: rows::text(row, 10)?,
+        shell_env: rows::text(row, 11)?,
+        parameters: rows::text(row, 12)?,
+        timeout: rows::number(row, 13)?,
+        retries: rows::number(row, 14)?,
+        dependencies: rows::text(row, 15)?,
+        run_mode: rows::text(row, 16)?,
+        on_failure: rows::text(row, 17)?,
+        order: rows::number(row, 18)?,
+    })
+}

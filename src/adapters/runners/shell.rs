@@ -1,0 +1,154 @@
+//! Steps that are shell scripts, each under a guardian of its own.
+//!
+//! **Invariant:** a script never sees this process's environment, and nothing of it outlives the
+//! attempt, its lease or this process, whichever ends first. The worker decides when an attempt
+//! ends; the [`guardian`] sees to it that it does, even if the worker is frozen or dead.
+
+mod environment;
+mod folder;
+mod guarded;
+pub mod guardian;
+mod leftover;
+mod processes;
+pub mod protocol;
+mod tree;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use self::{
+    environment::Environment,
+    guarded::{Ended, Guarded},
+    protocol::{End, Spec},
+};
+use super::not_run;
+use crate::{
+    domain::{intake::Supported, step::Action},
+    ports::runner::{Attempt, Outcome, StepRunner},
+};
+
+/// This very program, even where its file was replaced since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How shell steps are run.
+#[derive(Clone, Debug)]
+pub struct ShellSettings {
+    /// The program that stands guard when its first argument is [`guardian::WORD`].
+    pub program: PathBuf,
+    /// Between TERM and KILL when an attempt is stopped.
+    pub grace: Duration,
+    /// Where each attempt gets its folder, which is its `HOME` and `TMPDIR`; made if it is missing.
+    pub state_dir: PathBuf,
+    /// Further variables of this process that scripts may see, with their values.
+    pub pass_env: BTreeMap<String, String>,
+}
+
+impl Default for ShellSettings {
+    fn default() -> Self {
+        Self {
+            program: THIS_PROGRAM.into(),
+            grace: Duration::from_secs(2),
+            state_dir: std::env::temp_dir(),
+            pass_env: BTreeMap::new(),
+        }
+    }
+}
+
+/// Runs `shell` steps: `sh -c script` in a fresh folder.
+#[derive(Clone, Debug)]
+pub struct ShellRunner {
+    settings: ShellSettings,
+    environment: Environment,
+}
+
+impl ShellRunner {
+    pub fn new(settings: ShellSettings) -> Self {
+        let environment = Environment::new(&settings.pass_env);
+        Self { settings, environment }
+    }
+
+    fn spec(&self, attempt: &Attempt) -> Result<Spec, String> {
+        let Action::Shell { script, env } = &attempt.step.action else {
+            return Err(format!("a {} step is no script", attempt.step.action.kind()));
+        };
+        if self.settings.program.as_os_str() == THIS_PROGRAM && !guardian::was_called() {
+            return Err(guardian::NOT_CALLED.to_owned());
+        }
+        let folder = self.new_folder()?;
+        Ok(Spec {
+            script: script.clone(),
+            environment: self.environment.of_script(attempt, env, &folder),
+            folder: folder.into(),
+            grace: self.settings.grace,
+            deadline: (*attempt.halt.deadline.borrow()).into(),
+        })
+    }
+
+    /// Only its name; the guardian makes the folder and removes it.
+    fn new_folder(&self) -> Result<String, String> {
+        let name = format!("ow-step-{}", Uuid::new_v4());
+        std::path::absolute(&self.settings.state_dir)
+            .ok()
+            .and_then(|base| base.join(name).into_os_string().into_string().ok())
+            .ok_or_else(|| {
+                let base = self.settings.state_dir.display();
+                format!("state_dir {base:?} is not a path in UTF-8; give another")
+            })
+    }
+}
+
+#[async_trait]
+impl StepRunner for ShellRunner {
+    fn supported(&self) -> Supported {
+        Supported { kinds: ["shell".to_owned()].into(), ..Supported::default() }
+    }
+
+    async fn run(&self, attempt: Attempt) -> Outcome {
+        if attempt.halt.stop.is_cancelled() || attempt.halt.kill.is_cancelled() {
+            return Outcome::Stopped { output: None };
+        }
+        let spec = match self.spec(&attempt) {
+            Ok(spec) => spec,
+            Err(error) => return not_run(error),
+        };
+        let guarded = match Guarded::start(&self.settings.program, &spec) {
+            Ok(guarded) => guarded,
+            Err(error) => {
+                let program = self.settings.program.display();
+                return not_run(format!("cannot start the guardian {program}: {error}"));
+            }
+        };
+        let ended = guarded.until_ended(attempt.halt, spec.grace).await;
+        if ended.end.is_none() {
+            leftover::clear(ended.guardian, environment::marks(&spec), spec.folder).await;
+        }
+        outcome(ended)
+    }
+}
+
+fn outcome(ended: Ended) -> Outcome {
+    let Ended { end, began, halted, status, output, .. } = ended;
+    let error = match end {
+        Some(End::Exited { code: 0 }) => return Outcome::Success { output },
+        Some(End::Stopped) => return Outcome::Stopped { output: Some(output) },
+        Some(End::Exited { code }) => format!("the script ended with exit code {code}"),
+        Some(End::Signaled { signal }) => {
+            format!("the script was ended by {}", signal_name(signal))
+        }
+        Some(End::NotBegun { error }) => return not_run(error),
+        None if halted => return Outcome::Stopped { output: Some(output) },
+        None if began => {
+            format!("the guardian of the script ended too early ({status}), and the script with it")
+        }
+        None => format!("the guardian ended before the script began ({status})"),
+    };
+    Outcome::Failed { error, output: Some(output), retry_after: None }
+}
+
+/// `SIGKILL`, or the number of a signal without a name.
+fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal)
+        .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned)
+}

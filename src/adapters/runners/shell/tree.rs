@@ -1,0 +1,136 @@
+//! The processes of one script, from the guardian's side.
+//!
+//! **Invariant:** a [`Tree`] that is gone, by whatever way out, has left no process behind. The
+//! guardian is a subreaper, so whoever loses its parent becomes the guardian's own child: no child
+//! left means no descendant left.
+
+use std::{
+    io::{self, Read},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, wait},
+};
+use signal_hook::consts::SIGCHLD;
+
+use super::{
+    processes::{descendants, send},
+    protocol::Spec,
+};
+
+/// Fixed, so that no variable of a step chooses another.
+const SHELL: &str = "/bin/sh";
+/// Between two rounds of killing, where no child tells of its end.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A running script and all that comes from it.
+#[derive(Debug)]
+pub struct Tree {
+    /// The guardian itself.
+    root: Pid,
+    script: Pid,
+    status: Option<WaitStatus>,
+    empty: bool,
+    /// A byte for every child that ended.
+    ends: UnixStream,
+}
+
+impl Tree {
+    /// Starts the script. Its standard output and error are the guardian's standard error.
+    pub fn start(spec: &Spec) -> io::Result<Self> {
+        let (ends, sender) = UnixStream::pair()?;
+        ends.set_nonblocking(true)?;
+        signal_hook::low_level::pipe::register(SIGCHLD, sender)?;
+        let output = io::stderr().as_fd().try_clone_to_owned()?;
+        let script = Command::new(SHELL)
+            .arg("-c")
+            .arg(&spec.script)
+            .env_clear()
+            .envs(&spec.environment)
+            .current_dir(&spec.folder)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        let script = i32::try_from(script.id()).ok().and_then(Pid::from_raw);
+        let script = script.expect("a child has a process id");
+        Ok(Self { root: getpid(), script, status: None, empty: false, ends })
+    }
+
+    /// How the script itself ended.
+    pub const fn status(&self) -> Option<WaitStatus> {
+        self.status
+    }
+
+    /// Whether nothing of it runs any more.
+    pub const fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    /// Becomes readable when a child has ended.
+    pub fn ends(&self) -> BorrowedFd<'_> {
+        self.ends.as_fd()
+    }
+
+    /// Takes note of all children that have ended.
+    pub fn reap(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 64];
+        while matches!(self.ends.read(&mut bytes), Ok(1..)) {}
+        while !self.empty {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.script => self.status = Some(status),
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => break,
+                Err(Errno::CHILD) => self.empty = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks all to end, parents first: a script must not go on to its next line because the
+    /// command before it was ended. CONT wakes who is stopped.
+    pub fn terminate(&self) {
+        let all = descendants(self.root);
+        for signal in [Signal::TERM, Signal::CONT] {
+            for pid in &all {
+                send(*pid, signal);
+            }
+        }
+    }
+
+    /// Kills all until none is left.
+    pub fn kill(&mut self) -> io::Result<()> {
+        let mut pause = FIRST_PAUSE;
+        while !self.empty {
+            for pid in descendants(self.root) {
+                send(pid, Signal::KILL);
+            }
+            let mut ends = [PollFd::new(&self.ends, PollFlags::IN)];
+            let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
+            match poll(&mut ends, Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => self.reap()?,
+                Err(error) => return Err(error.into()),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("cannot end what the script left behind: {error}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The embedded store: one SQLite file on one host, or memory, shared by any number of workers.
+//!
+//! **Invariant:** a writing verb is one transaction that has the file to itself from its begin, and
+//! each of its writes names the fence that it is made under.
+
+mod admission;
+mod advance;
+mod claim;
+mod control;
+mod errors;
+mod locks;
+mod look;
+mod release;
+mod renew;
+mod rows;
+mod schema;
+mod session;
+mod steps;
+mod takeover;
+mod templates;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use sqlx::SqliteConnection;
+use tokio::{sync::OnceCell, time::Instant};
+use uuid::Uuid;
+
+use self::{errors::Failure, session::Opener};
+use super::{
+    lane::{Connector, Lanes, LanesSettings},
+    plans::Plans,
+};
+use crate::{
+    domain::{
+        id::{Beat, ExecutionId},
+        intake::Deferrals,
+        lease::{Lease, Renewal},
+        recovery::{Held, TakeOver},
+    },
+    ports::executions::{
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
+        StoreError,
+    },
+};
+
+/// Where the database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqlitePath {
+    File(PathBuf),
+    /// Gone with the store.
+    Memory,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub path: SqlitePath,
+}
+
+/// An SQLite database as a source of work.
+pub struct SqliteStore {
+    place: errors::Place,
+    shared: Arc<Shared>,
+    work: Lanes<Opener>,
+    /// Renewals do not queue behind work; `None` for memory, whose one lane serves all.
+    leases: Option<Lanes<Opener>>,
+    /// Memory lives as long as a connection to it.
+    _anchor: OnceCell<SqliteConnection>,
+}
+
+/// What all jobs of one store share.
+pub(super) struct Shared {
+    plans: Plans,
+    deferrals: Mutex<Deferrals>,
+    born: Instant,
+}
+
+impl Shared {
+    /// Counts one more deferral; returns the back-off and the time since the first.
+    fn defer(&self, execution: &ExecutionId) -> (Duration, Duration) {
+        let mut deferrals = self.deferrals.lock().expect("no panic while it is held");
+        deferrals.defer(execution, self.born.elapsed())
+    }
+
+    fn settle(&self, execution: &ExecutionId) {
+        self.deferrals.lock().expect("no panic while it is held").settle(execution);
+    }
+}
+
+/// Longer than a writer waits for the writers before it.
+const LIMIT: Duration = Duration::from_secs(20);
+
+impl SqliteStore {
+    /// Opens the database, makes the file where it is missing, and brings its tables up to this
+    /// version. Fails with a sentence that names the file.
+    pub async fn open(settings: Settings) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared {
+            plans: Plans::default(),
+            deferrals: Mutex::default(),
+            born: Instant::now(),
+        });
+        let store = match settings.path {
+            SqlitePath::File(path) => {
+                let opener = Opener::file(&path, true);
+                Self {
+                    place: opener.place().clone(),
+                    shared,
+                    work: Lanes::start(opener.clone(), LanesSettings::new("work", 2)),
+                    leases: Some(Lanes::start(opener, LanesSettings::new("leases", 1))),
+                    _anchor: OnceCell::new(),
+                }
+            }
+            SqlitePath::Memory => {
+                let opener = Opener::memory(&Uuid::new_v4().simple().to_string());
+                let anchor = opener.connect().await;
+                let place = opener.place().clone();
+                let anchor = anchor.map_err(|failure| failure.into_store(&place))?;
+                Self {
+                    place,
+                    shared,
+                    work: Lanes::start(opener, LanesSettings::new("work", 1)),
+                    leases: None,
+                    _anchor: OnceCell::new_with(Some(anchor)),
+                }
+            }
+        };
+        store.on(&store.work, |c| Box::pin(schema::migrate(c, false))).await?;
+        Ok(store)
+    }
+
+    async fn job<T: Send + 'static>(
+        &self,
+        lanes: &Lanes<Opener>,
+        job: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>>
+        + Send
+        + 'static,
+    ) -> Result<T, Failure> {
+        lanes.run(LIMIT, job).await
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        lanes: &Lanes<Opener>,
+        job: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, Failure>>
+        + Send
+        + 'static,
+    ) -> Result<T, StoreError> {
+        self.job(lanes, job).await.map_err(|failure| failure.into_store(&self.place))
+    }
+}
+
+#[async_trait]
+impl ExecutionStore for SqliteStore {
+    async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
+        let (shared, as_who) = (self.shared.clone(), as_who.clone());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { claim::claim(c, &shared, &as_who, limit).await })
+        })
+        .await
+    }
+
+    async fn renew(
+        &self,
+        ttl: Duration,
+        beat: Beat,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError> {
+        let leases = leases.to_vec();
+        let lanes = self.leases.as_ref().unwrap_or(&self.work);
+        self.on(lanes, move |c| Box::pin(async move { renew::renew(c, ttl, beat, &leases).await }))
+            .await
+    }
+
+    async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
+        let (count, advances) = (advances.len(), advances.to_vec());
+        let answers = self
+            .on(&self.work, move |c| Box::pin(async move { advance::advance(c, &advances).await }))
+            .await;
+        each(answers, count)
+    }
+
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+        let (count, returns) = (returns.len(), returns.to_vec());
+        let answers = self
+            .on(&self.work, move |c| Box::pin(async move { release::hand_back(c, &returns).await }))
+            .await;
+        each(answers, count)
+    }
+
+    async fn survey(&self) -> Result<Vec<Held>, StoreError> {
+        self.on(&self.work, |c| Box::pin(look::survey(c))).await
+    }
+
+    async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
+        let (shared, as_who, due) = (self.shared.clone(), as_who.clone(), due.to_vec());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { takeover::take_over(c, &shared, &as_who, &due).await })
+        })
+        .await
+    }
+
+    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
+        self.on(&self.work, move |c| Box::pin(release::reap(c, limit))).await
+    }
+
+    async fn queue(&self) -> Result<Queue, StoreError> {
+        self.on(&self.work, |c| Box::pin(look::queue(c))).await
+    }
+}
+
+/// An error of the whole transaction is everybody's.
+fn each<T>(
+    answers: Result<Vec<Result<T, AdvanceError>>, StoreError>,
+    count: usize,
+) -> Vec<Result<T, AdvanceError>> {
+    answers.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone().into())).collect())
+}

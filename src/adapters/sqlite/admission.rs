@@ -1,0 +1,207 @@
+//! Decides on candidates, pinned by a claim or a takeover: their workflows and step rows are read,
+//! and each is admitted, deferred or refused.
+//!
+//! In SQLite the transaction already has the file to itself, so what is decided here, before
+//! anything is written, still holds when it is. (On a server with row locks the rows must be
+//! stamped before they are read.)
+//!
+//! **Invariant:** nothing is written here, and every candidate gets one verdict.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::SqliteConnection;
+
+use super::{
+    Shared,
+    errors::Failure,
+    rows::{Cells, list},
+    templates,
+};
+use crate::{
+    adapters::plans::Checked,
+    domain::{
+        id::{ExecutionId, PlanHash, TemplateId},
+        intake::{Admitted, Deferral, Intake, StepRow, intake},
+        recovery::TakeOver,
+        workflow::Workflow,
+    },
+    ports::executions::Claimant,
+};
+
+/// An execution that may be claimed or taken over.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) execution: ExecutionId,
+    pub(super) template: Option<TemplateId>,
+    /// `ow_plan`, if it was claimed before.
+    pub(super) plan: Option<Vec<u8>>,
+    pub(super) age: Duration,
+    /// The smallest fence that it may be given.
+    pub(super) fence: u64,
+    /// Unclean ends in a row, this one included.
+    pub(super) claims: u32,
+    /// What it is taken over from; `None` where it is claimed.
+    pub(super) from: Option<TakeOver>,
+}
+
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Admit {
+        workflow: Arc<Workflow>,
+        plan: PlanHash,
+        admitted: Admitted,
+    },
+    /// With the time for which it is put back.
+    Defer(Deferral, Duration),
+    Refuse(String),
+}
+
+/// What is known of each workflow of a batch.
+#[derive(Default)]
+struct Workflows {
+    /// Of templates whose executions have no plan yet.
+    fresh: BTreeMap<TemplateId, (PlanHash, Checked)>,
+    /// Of plans that are stored.
+    stored: BTreeMap<PlanHash, Result<Checked, String>>,
+}
+
+/// One verdict a candidate, in their order, and the texts of plans that are not stored yet.
+pub(super) async fn decide(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    as_who: &Claimant,
+    candidates: &[Candidate],
+) -> Result<(Vec<Verdict>, BTreeMap<PlanHash, String>), Failure> {
+    let mut texts = BTreeMap::new();
+    let workflows = read_workflows(connection, shared, candidates, &mut texts).await?;
+    let found: Vec<_> = candidates.iter().map(|candidate| workflows.of(candidate)).collect();
+    let usable = candidates.iter().zip(&found).filter(|(_, found)| found.is_ok());
+    let mut rows = step_rows(connection, usable.map(|(candidate, _)| &candidate.execution)).await?;
+    let verdicts = candidates.iter().zip(found).map(|(candidate, found)| match found {
+        Err(reason) => Verdict::Refuse(reason),
+        Ok((plan, workflow)) => {
+            let rows = rows.remove(&candidate.execution).unwrap_or_default();
+            match intake(&workflow, rows, candidate.age, &as_who.supported) {
+                Intake::Admit(admitted) => Verdict::Admit { workflow, plan, admitted },
+                Intake::Defer(deferral) => defer(shared, as_who, &candidate.execution, deferral),
+                Intake::Refuse(reason) => Verdict::Refuse(reason),
+            }
+        }
+    });
+    Ok((verdicts.collect(), texts))
+}
+
+/// What this worker does not know is left for newer ones for a while, and then refused.
+fn defer(
+    shared: &Shared,
+    as_who: &Claimant,
+    execution: &ExecutionId,
+    deferral: Deferral,
+) -> Verdict {
+    let (backoff, since) = shared.defer(execution);
+    match deferral {
+        Deferral::Unknown(what) if since >= as_who.unknown_after => Verdict::Refuse(format!(
+            "this worker does not know {what}, and no other took it for {}",
+            humantime::format_duration(Duration::from_secs(since.as_secs()))
+        )),
+        deferral => Verdict::Defer(deferral, backoff),
+    }
+}
+
+async fn read_workflows(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    candidates: &[Candidate],
+    texts: &mut BTreeMap<PlanHash, String>,
+) -> Result<Workflows, Failure> {
+    let mut workflows = Workflows::default();
+    let unplanned = candidates.iter().filter(|candidate| candidate.plan.is_none());
+    let templates: Vec<_> = unplanned.filter_map(|candidate| candidate.template.as_ref()).collect();
+    if !templates.is_empty() {
+        for (template, definition) in templates::definitions(connection, templates).await? {
+            let text = definition.to_text();
+            let learnt = shared.plans.learn(&text);
+            texts.insert(learnt.0, text);
+            workflows.fresh.insert(template, learnt);
+        }
+    }
+    let stored: BTreeSet<PlanHash> =
+        candidates.iter().filter_map(|candidate| hash_of(candidate.plan.as_ref()?)).collect();
+    for hash in stored {
+        let checked = read_stored(connection, shared, &hash).await?;
+        workflows.stored.insert(hash, checked);
+    }
+    Ok(workflows)
+}
+
+async fn read_stored(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    hash: &PlanHash,
+) -> Result<Result<Checked, String>, Failure> {
+    if let Some(checked) = shared.plans.get(hash) {
+        return Ok(Ok(checked));
+    }
+    let Some(text) = templates::stored_plan(connection, hash).await? else {
+        return Ok(Err("its plan is no longer in ow_plans".into()));
+    };
+    let (actual, checked) = shared.plans.learn(&text);
+    if actual != *hash {
+        return Ok(Err("its plan in ow_plans was changed after its first claim".into()));
+    }
+    Ok(Ok(checked))
+}
+
+fn hash_of(bytes: &[u8]) -> Option<PlanHash> {
+    bytes.try_into().ok().map(PlanHash)
+}
+
+impl Workflows {
+    fn of(&self, candidate: &Candidate) -> Result<(PlanHash, Arc<Workflow>), String> {
+        let (hash, checked) = match (&candidate.plan, &candidate.template) {
+            (Some(bytes), _) => {
+                let hash = hash_of(bytes).ok_or("its ow_plan is no hash of a plan")?;
+                (hash, self.stored[&hash].clone()?)
+            }
+            (None, Some(template)) => self
+                .fresh
+                .get(template)
+                .cloned()
+                .ok_or_else(|| format!("there is no template {template} any more"))?,
+            (None, None) => return Err("it names no template".into()),
+        };
+        Ok((hash, checked.map_err(|error| error.to_string())?))
+    }
+}
+
+async fn step_rows(
+    connection: &mut SqliteConnection,
+    executions: impl Iterator<Item = &ExecutionId>,
+) -> Result<BTreeMap<ExecutionId, Vec<StepRow>>, Failure> {
+    let rows = sqlx::query(
+        "SELECT execution_id, id, step_id, status, ow_attempt, ow_key_gen, retry_count,
+                CASE WHEN status='failed' THEN substr(error, 1, 1000) END AS error
+           FROM workflow_step_executions
+          WHERE execution_id IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(list(executions))
+    .fetch_all(connection)
+    .await?;
+    let mut found: BTreeMap<ExecutionId, Vec<StepRow>> = BTreeMap::new();
+    for row in &rows {
+        found.entry(row.word("execution_id")?.into()).or_default().push(StepRow {
+            id: row.word("id")?.into(),
+            step: row.word("step_id")?.into(),
+            status: row.text("status")?,
+            error: row.text("error")?,
+            attempt: row.small("ow_attempt")?,
+            key_gen: row.small("ow_key_gen")?,
+            retry_count: row.small("retry_count")?,
+        });
+    }
+    Ok(found)
+}

@@ -1,0 +1,341 @@
+//! Claims pending executions: pin, lock, decide, own, stamp, start.
+//!
+//! **Invariant:** whatever was pinned is afterwards claimed, put back for a while, or failed with a
+//! reason, so that nothing blocks the head of the queue.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    admission::{Candidate, Verdict, decide},
+    errors::Failure,
+    locks,
+    rows::{Cells, signed},
+    session::Moment,
+    steps, templates,
+};
+use crate::{
+    domain::{
+        execution::AttemptOutcome,
+        id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
+        intake::{Admitted, Deferral, StepSlot},
+        lease::Lease,
+        workflow::Workflow,
+    },
+    ports::executions::{Batch, Claim, ClaimKind, Claimant},
+};
+
+pub(super) async fn claim(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    as_who: &Claimant,
+    limit: usize,
+) -> Result<Batch, Failure> {
+    if !anything_due(connection).await? {
+        return Ok(Batch::default());
+    }
+    let mut moment = Moment::write(connection).await?;
+    let now = moment.now.clone();
+    let pinned = pin(&mut moment, limit).await?;
+    let keys: Vec<LockKey> = locks::keys(pinned.iter().map(|c| &c.execution)).collect();
+    locks::clear_dead(moment.on(), &now, &keys).await?;
+    let mut taking = Taking::new(shared, as_who, &pinned);
+    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    let (pinned, locked): (Vec<_>, Vec<_>) = pinned
+        .into_iter()
+        .partition(|candidate| won.contains(&LockKey::of_execution(&candidate.execution)));
+    for candidate in locked {
+        let (backoff, _) = shared.defer(&candidate.execution);
+        put_back(&mut moment, &candidate.execution, backoff).await?;
+        taking.batch.deferred.push((candidate.execution, Deferral::Locked));
+    }
+    let batch = taking.take(&mut moment, pinned).await?;
+    moment.commit().await?;
+    Ok(batch)
+}
+
+async fn anything_due(connection: &mut SqliteConnection) -> Result<bool, Failure> {
+    let row = sqlx::query(
+        "SELECT 1 FROM workflow_executions INDEXED BY ow_poll
+          WHERE status='pending' AND ow_due<=strftime('%Y-%m-%d %H:%M:%f','now') LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
+}
+
+async fn pin(moment: &mut Moment<'_>, limit: usize) -> Result<Vec<Candidate>, Failure> {
+    let now = moment.now.clone();
+    let rows = sqlx::query(
+        "SELECT id, template_id, ow_plan,
+                max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
+                CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age
+           FROM workflow_executions INDEXED BY ow_poll
+          WHERE status='pending' AND ow_due<=?1 AND ow_fence<?2
+          ORDER BY ow_due, id LIMIT ?3",
+    )
+    .bind(now)
+    .bind(signed(Fence::CEILING))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(moment.on())
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Candidate {
+                execution: row.word("id")?.into(),
+                template: row.text("template_id")?.map(Into::into),
+                plan: row.bytes("ow_plan")?,
+                age: age(row.number("age")?),
+                fence: row.count("fence")?,
+                claims: 0,
+                from: None,
+            })
+        })
+        .collect()
+}
+
+/// A row without a time of creation is as old as can be.
+pub(super) fn age(milliseconds: Option<i64>) -> Duration {
+    milliseconds.map_or(Duration::MAX, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+}
+
+async fn put_back(
+    moment: &mut Moment<'_>,
+    execution: &ExecutionId,
+    backoff: Duration,
+) -> Result<(), Failure> {
+    let now = moment.now.clone();
+    sqlx::query(
+        "UPDATE workflow_executions
+            SET ow_not_before=strftime('%Y-%m-%d %H:%M:%f', ?1, ?2), updated_at=?1
+          WHERE id=?3 AND status='pending'",
+    )
+    .bind(now)
+    .bind(super::session::later(backoff))
+    .bind(execution.as_str())
+    .execute(moment.on())
+    .await?;
+    Ok(())
+}
+
+/// What a claim and a takeover do with candidates whose lock rows they have won.
+pub(super) struct Taking<'a> {
+    shared: &'a Shared,
+    as_who: &'a Claimant,
+    pub(super) fence: u64,
+    nonce: Nonce,
+    pub(super) batch: Batch,
+}
+
+impl<'a> Taking<'a> {
+    pub(super) fn new(shared: &'a Shared, as_who: &'a Claimant, candidates: &[Candidate]) -> Self {
+        Self {
+            shared,
+            as_who,
+            fence: candidates.iter().map(|candidate| candidate.fence).max().unwrap_or(0),
+            nonce: Uuid::new_v4().simple().to_string().into(),
+            batch: Batch::default(),
+        }
+    }
+
+    pub(super) async fn take(
+        mut self,
+        moment: &mut Moment<'_>,
+        candidates: Vec<Candidate>,
+    ) -> Result<Batch, Failure> {
+        let (verdicts, texts) = decide(moment.on(), self.shared, self.as_who, &candidates).await?;
+        for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Admit { workflow, plan, admitted } => {
+                    self.own(moment, &candidate, &plan, &texts).await?;
+                    let claim = self.begin(moment, candidate, workflow, admitted).await?;
+                    self.batch.claims.push(claim);
+                }
+                Verdict::Defer(deferral, backoff) => {
+                    self.give_up(moment, &candidate, backoff).await?;
+                    self.batch.deferred.push((candidate.execution, deferral));
+                }
+                Verdict::Refuse(reason) => {
+                    self.fail(moment, &candidate.execution, &reason).await?;
+                    self.batch.refused.push((candidate.execution, reason));
+                }
+            }
+        }
+        self.start(moment).await?;
+        Ok(self.batch)
+    }
+
+    fn lease(&self, execution: &ExecutionId) -> Lease {
+        Lease {
+            execution: execution.clone(),
+            owner: self.as_who.owner.clone(),
+            fence: Fence(self.fence),
+            nonce: self.nonce.clone(),
+        }
+    }
+
+    async fn own(
+        &self,
+        moment: &mut Moment<'_>,
+        candidate: &Candidate,
+        plan: &PlanHash,
+        texts: &BTreeMap<PlanHash, String>,
+    ) -> Result<(), Failure> {
+        let now = moment.now.clone();
+        if let Some(text) = texts.get(plan) {
+            templates::store_plan(moment.on(), &now, plan, text).await?;
+        }
+        sqlx::query(
+            "UPDATE workflow_executions
+                SET status='running', started_at=COALESCE(started_at, ?1), finished_at=NULL,
+                    error=NULL, updated_at=?1, ow_not_before=NULL, ow_fence=?2, ow_owner=?3,
+                    ow_owner_uid=?4, ow_claim=?5, ow_claims=?6, ow_plan=COALESCE(ow_plan, ?7)
+              WHERE id=?8 AND ow_fence<?2",
+        )
+        .bind(now)
+        .bind(signed(self.fence))
+        .bind(self.as_who.owner.as_str())
+        .bind(&self.as_who.uid)
+        .bind(self.nonce.as_str())
+        .bind(candidate.claims)
+        .bind(plan.0.as_slice())
+        .bind(candidate.execution.as_str())
+        .execute(moment.on())
+        .await?;
+        steps::stamp(moment.on(), self.fence, [&candidate.execution]).await?;
+        self.shared.settle(&candidate.execution);
+        Ok(())
+    }
+
+    async fn begin(
+        &self,
+        moment: &mut Moment<'_>,
+        candidate: Candidate,
+        workflow: std::sync::Arc<Workflow>,
+        admitted: Admitted,
+    ) -> Result<Claim, Failure> {
+        let now = moment.now.clone();
+        let mut slots = Vec::with_capacity(admitted.slots.len());
+        for (node, slot) in workflow.nodes().iter().zip(admitted.slots) {
+            if let Some(slot) = slot {
+                slots.push(slot);
+                continue;
+            }
+            let (execution, step) = (&candidate.execution, node.step.id.as_str());
+            slots.push(insert_step(moment.on(), &now, execution, step, self.fence).await?);
+        }
+        let kind = match candidate.from {
+            None => ClaimKind::Fresh,
+            Some(from) => {
+                let cause = from.cause;
+                let lost = AttemptOutcome::Lost;
+                let id = &candidate.execution;
+                steps::close_attempts(moment.on(), &now, id, lost, cause.as_str()).await?;
+                ClaimKind::TakenOver { from: from.seen.by.name(), cause }
+            }
+        };
+        Ok(Claim::begin(
+            self.lease(&candidate.execution),
+            workflow,
+            &admitted.recorded,
+            slots,
+            self.as_who.steps_at_once,
+            kind,
+            candidate.age,
+        ))
+    }
+
+    /// Not admitted: a pending one is put back for a while, one taken over is left for others.
+    async fn give_up(
+        &self,
+        moment: &mut Moment<'_>,
+        candidate: &Candidate,
+        backoff: Duration,
+    ) -> Result<(), Failure> {
+        let now = moment.now.clone();
+        if candidate.from.is_none() {
+            put_back(moment, &candidate.execution, backoff).await?;
+            locks::remove(moment.on(), &self.lease(&candidate.execution)).await
+        } else {
+            sqlx::query("UPDATE workflow_executions SET ow_owner=?1, updated_at=?2 WHERE id=?3")
+                .bind(RELEASED)
+                .bind(&now)
+                .bind(candidate.execution.as_str())
+                .execute(moment.on())
+                .await?;
+            locks::mark(moment.on(), &now, &self.lease(&candidate.execution), RELEASED).await
+        }
+    }
+
+    /// Fails an execution whose lock row is ours, and ends what of it has not ended.
+    pub(super) async fn fail(
+        &self,
+        moment: &mut Moment<'_>,
+        execution: &ExecutionId,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let now = moment.now.clone();
+        self.shared.settle(execution);
+        sqlx::query(
+            "UPDATE workflow_executions
+                SET status='failed', error=?1, finished_at=?2, updated_at=?2, ow_fence=?3,
+                    ow_owner='', ow_claim=?4
+              WHERE id=?5 AND ow_fence<?3",
+        )
+        .bind(reason)
+        .bind(&now)
+        .bind(signed(self.fence))
+        .bind(self.nonce.as_str())
+        .bind(execution.as_str())
+        .execute(moment.on())
+        .await?;
+        steps::stamp(moment.on(), self.fence, [execution]).await?;
+        steps::close(moment.on(), &now, execution, self.fence, reason).await?;
+        let lost = AttemptOutcome::Lost;
+        steps::close_attempts(moment.on(), &now, execution, lost, "refused").await?;
+        locks::mark(moment.on(), &now, &self.lease(execution), FINISHED).await
+    }
+
+    /// Commits the first steps' starts of all claims.
+    async fn start(&self, moment: &mut Moment<'_>) -> Result<(), Failure> {
+        let now = moment.now.clone();
+        let claims = self.batch.claims.iter();
+        let starts: Vec<_> = claims
+            .flat_map(|claim| claim.starts().map(|start| (&claim.lease.execution, start)))
+            .collect();
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let asked = starts.len() as u64;
+        let owner = &self.as_who.owner;
+        let matched = steps::start(moment.on(), &now, owner, self.fence, starts).await?;
+        assert_eq!(matched, asked, "the rows were read and stamped in this transaction");
+        Ok(())
+    }
+}
+
+async fn insert_step(
+    connection: &mut SqliteConnection,
+    now: &str,
+    execution: &ExecutionId,
+    step: &str,
+    fence: u64,
+) -> Result<StepSlot, Failure> {
+    let id = Uuid::new_v4().to_string();
+    sqlx::query(
+        "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, created_at,
+                                              updated_at, ow_fence)
+         VALUES (?1, ?2, ?3, 'pending', ?4, ?4, ?5)",
+    )
+    .bind(&id)
+    .bind(execution.as_str())
+    .bind(step)
+    .bind(now)
+    .bind(signed(fence))
+    .execute(connection)
+    .await?;
+    Ok(StepSlot { id: id.into(), attempt: 0, key_gen: 0, retry_count: 0 })
+}

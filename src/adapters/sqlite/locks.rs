@@ -1,0 +1,151 @@
+//! The lock rows of executions. They say who *should* work; whose writes *count* is said by the
+//! fence on the rows themselves.
+//!
+//! **Invariant:** a live lock row of somebody else is never changed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde::Serialize;
+use sqlx::SqliteConnection;
+
+use super::{
+    errors::Failure,
+    rows::{Cells, list, signed},
+    session::later,
+};
+use crate::{
+    domain::{
+        id::{ExecutionId, LockKey},
+        lease::Lease,
+        recovery::TakeOver,
+    },
+    ports::executions::Claimant,
+};
+
+/// How long a tombstone or a released row stays.
+pub(super) const LINGER: Duration = Duration::from_secs(60);
+
+pub(super) fn keys<'e>(
+    executions: impl IntoIterator<Item = &'e ExecutionId>,
+) -> impl Iterator<Item = LockKey> {
+    executions.into_iter().map(LockKey::of_execution)
+}
+
+/// Before a claim: removes what has expired or was left on purpose.
+pub(super) async fn clear_dead(
+    connection: &mut SqliteConnection,
+    now: &str,
+    keys: &[LockKey],
+) -> Result<(), Failure> {
+    sqlx::query(
+        "DELETE FROM distributed_locks
+          WHERE lock_key IN (SELECT value FROM json_each(?1))
+            AND (expires_at<=?2 OR substr(owner, 1, 1)='~')",
+    )
+    .bind(list(keys))
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Seen {
+    key: LockKey,
+    fence: i64,
+    beat: Option<i64>,
+}
+
+/// Before a takeover: removes a dead owner's row if it is still as it was seen. Of expiry only a row
+/// of the Go service is judged, because that one does not count its renewals.
+pub(super) async fn clear_as_seen(
+    connection: &mut SqliteConnection,
+    now: &str,
+    seen: impl IntoIterator<Item = &TakeOver>,
+) -> Result<(), Failure> {
+    let seen = seen.into_iter().map(|TakeOver { seen, .. }| Seen {
+        key: LockKey::of_execution(&seen.execution),
+        fence: signed(seen.fence.0),
+        beat: seen.lock.map(|lock| signed(lock.beat.0)),
+    });
+    sqlx::query(
+        "DELETE FROM distributed_locks WHERE id IN (
+            SELECT l.id
+              FROM (SELECT value->>'key' AS lock_key, value->>'fence' AS fence,
+                           value->>'beat' AS beat FROM json_each(?1)) AS seen
+              JOIN distributed_locks l ON l.lock_key=seen.lock_key
+             WHERE (l.ow_fence=seen.fence AND l.ow_beat=seen.beat)
+                OR substr(l.owner, 1, 1)='~'
+                OR (l.ow_fence=0 AND l.expires_at<=?2))",
+    )
+    .bind(list(seen))
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes the rows that nobody has; returns which.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    now: &str,
+    as_who: &Claimant,
+    fence: u64,
+    keys: &[LockKey],
+) -> Result<BTreeSet<LockKey>, Failure> {
+    let rows = sqlx::query(
+        "INSERT INTO distributed_locks(lock_key, owner, expires_at, created_at, updated_at,
+                                       ow_fence, ow_beat)
+         SELECT value, ?2, strftime('%Y-%m-%d %H:%M:%f', ?3, ?4), ?3, ?3, ?5, ?6
+           FROM json_each(?1) WHERE true
+         ON CONFLICT(lock_key) DO NOTHING
+         RETURNING lock_key",
+    )
+    .bind(list(keys))
+    .bind(as_who.owner.as_str())
+    .bind(now)
+    .bind(later(as_who.ttl))
+    .bind(signed(fence))
+    .bind(signed(as_who.beat.0))
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok(row.word("lock_key")?.into())).collect()
+}
+
+/// Leaves a mark in place of the owner, so that nobody takes the execution for one that has no
+/// owner: `~finished` on what has ended, `~released` on what was handed back.
+pub(super) async fn mark(
+    connection: &mut SqliteConnection,
+    now: &str,
+    lease: &Lease,
+    mark: &'static str,
+) -> Result<(), Failure> {
+    sqlx::query(
+        "UPDATE distributed_locks
+            SET owner=?2, expires_at=strftime('%Y-%m-%d %H:%M:%f', ?3, ?4), updated_at=?3
+          WHERE lock_key=?1 AND owner=?5 AND ow_fence=?6",
+    )
+    .bind(LockKey::of_execution(&lease.execution).as_str())
+    .bind(mark)
+    .bind(now)
+    .bind(later(LINGER))
+    .bind(lease.owner.as_str())
+    .bind(signed(lease.fence.0))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Gives a row back that was taken in this very transaction.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    lease: &Lease,
+) -> Result<(), Failure> {
+    sqlx::query("DELETE FROM distributed_locks WHERE lock_key=?1 AND owner=?2 AND ow_fence=?3")
+        .bind(LockKey::of_execution(&lease.execution).as_str())
+        .bind(lease.owner.as_str())
+        .bind(signed(lease.fence.0))
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Renews leases, and puts lock rows back that somebody deleted.
+//!
+//! **Invariant:** a lease is held only while its execution carries its fence and nonce; a lock row
+//! is put back only where there is none. Expiry is not tested: a clock that jumps loses no lease.
+
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+
+use super::{
+    errors::Failure,
+    rows::{Cells, signed},
+    session::{Moment, later},
+};
+use crate::domain::{
+    id::{Beat, LockKey},
+    lease::{Lease, Renewal},
+};
+
+pub(super) async fn renew(
+    connection: &mut SqliteConnection,
+    ttl: Duration,
+    beat: Beat,
+    leases: &[Lease],
+) -> Result<Vec<Renewal>, Failure> {
+    let mut moment = Moment::write(connection).await?;
+    let mut answers = Vec::with_capacity(leases.len());
+    for lease in leases {
+        answers.push(renew_one(&mut moment, ttl, beat, lease).await?);
+    }
+    moment.commit().await?;
+    Ok(answers)
+}
+
+async fn renew_one(
+    moment: &mut Moment<'_>,
+    ttl: Duration,
+    beat: Beat,
+    lease: &Lease,
+) -> Result<Renewal, Failure> {
+    let status = sqlx::query(
+        "SELECT status FROM workflow_executions WHERE id=?1 AND ow_fence=?2 AND ow_claim=?3",
+    )
+    .bind(lease.execution.as_str())
+    .bind(signed(lease.fence.0))
+    .bind(lease.nonce.as_str())
+    .fetch_optional(moment.on())
+    .await?
+    .map(|row| row.word("status"))
+    .transpose()?;
+    let answer = match status.as_deref() {
+        Some("running") => Renewal::Held,
+        Some("cancelled") => Renewal::Cancelled,
+        _ => return Ok(Renewal::Lost),
+    };
+    let now = moment.now.clone();
+    let key = LockKey::of_execution(&lease.execution);
+    // A row that is there and ours is renewed, a missing one is put back, any other is left.
+    let matched = sqlx::query(
+        "INSERT INTO distributed_locks(lock_key, owner, expires_at, created_at, updated_at,
+                                       ow_fence, ow_beat)
+         VALUES (?1, ?2, strftime('%Y-%m-%d %H:%M:%f', ?3, ?4), ?3, ?3, ?5, ?6)
+         ON CONFLICT(lock_key) DO UPDATE
+            SET expires_at=excluded.expires_at, updated_at=excluded.updated_at,
+                ow_beat=excluded.ow_beat
+          WHERE owner=excluded.owner AND ow_fence=excluded.ow_fence",
+    )
+    .bind(key.as_str())
+    .bind(lease.owner.as_str())
+    .bind(now)
+    .bind(later(ttl))
+    .bind(signed(lease.fence.0))
+    .bind(signed(beat.0))
+    .execute(moment.on())
+    .await?
+    .rows_affected();
+    Ok(if matched == 1 { answer } else { Renewal::Lost })
+}

@@ -1,0 +1,139 @@
+//! Takes over what dead workers left, and what living ones handed back.
+//!
+//! **Invariant:** only what still is exactly as it was seen is taken; one that has killed its
+//! workers too often is failed instead, with their names.
+
+use sqlx::SqliteConnection;
+
+use super::{
+    Shared,
+    admission::Candidate,
+    claim::{Taking, age},
+    errors::Failure,
+    locks,
+    rows::{Cells, signed},
+    session::Moment,
+    steps,
+};
+use crate::{
+    domain::{
+        execution::AttemptOutcome,
+        id::{ExecutionId, LockKey},
+        recovery::TakeOver,
+    },
+    ports::executions::{Batch, Claimant},
+};
+
+pub(super) async fn take_over(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    as_who: &Claimant,
+    due: &[TakeOver],
+) -> Result<Batch, Failure> {
+    let mut moment = Moment::write(connection).await?;
+    let now = moment.now.clone();
+    let mut candidates = Vec::new();
+    for take_over in due {
+        if take_over.seen.cancelled {
+            tidy(&mut moment, take_over).await?;
+        } else if let Some(candidate) = still_as_seen(&mut moment, take_over).await? {
+            candidates.push(candidate);
+        }
+    }
+    locks::clear_as_seen(moment.on(), &now, candidates.iter().filter_map(|c| c.from.as_ref()))
+        .await?;
+    let keys: Vec<LockKey> = locks::keys(candidates.iter().map(|c| &c.execution)).collect();
+    let mut taking = Taking::new(shared, as_who, &candidates);
+    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
+    let (poisoned, candidates): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
+    for Candidate { execution, claims, .. } in poisoned {
+        let owners = owners(&mut moment, &execution).await?;
+        let reason = format!("its worker was lost {claims} times in a row: {owners}");
+        taking.fail(&mut moment, &execution, &reason).await?;
+        taking.batch.refused.push((execution, reason));
+    }
+    let batch = taking.take(&mut moment, candidates).await?;
+    moment.commit().await?;
+    Ok(batch)
+}
+
+async fn still_as_seen(
+    moment: &mut Moment<'_>,
+    take_over: &TakeOver,
+) -> Result<Option<Candidate>, Failure> {
+    let now = moment.now.clone();
+    let seen = &take_over.seen;
+    let row = sqlx::query(
+        "SELECT template_id, ow_plan, ow_claims,
+                max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
+                CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER)
+                    AS age,
+                EXISTS(SELECT 1 FROM ow_attempts a
+                        WHERE a.execution_id=e.id AND a.fence=e.ow_fence
+                          AND a.outcome='success') AS progressed
+           FROM workflow_executions e
+          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4",
+    )
+    .bind(now)
+    .bind(seen.execution.as_str())
+    .bind(signed(seen.fence.0))
+    .bind(seen.by.word())
+    .fetch_optional(moment.on())
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let before = row.small("ow_claims")?;
+    let claims = match (take_over.cause.is_clean(), row.yes("progressed")?) {
+        (true, _) => before,
+        (false, true) => 1,
+        (false, false) => before.saturating_add(1),
+    };
+    Ok(Some(Candidate {
+        execution: seen.execution.clone(),
+        template: row.text("template_id")?.map(Into::into),
+        plan: row.bytes("ow_plan")?,
+        age: age(row.number("age")?),
+        fence: row.count("fence")?,
+        claims,
+        from: Some(take_over.clone()),
+    }))
+}
+
+/// A dead owner's cancelled execution: nobody else will end its steps.
+async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<(), Failure> {
+    let (now, seen) = (moment.now.clone(), &take_over.seen);
+    let matched = sqlx::query(
+        "UPDATE workflow_executions
+            SET ow_owner='', updated_at=?1, finished_at=COALESCE(finished_at, ?1)
+          WHERE id=?2 AND status='cancelled' AND ow_fence=?3 AND ow_owner=?4",
+    )
+    .bind(&now)
+    .bind(seen.execution.as_str())
+    .bind(signed(seen.fence.0))
+    .bind(seen.by.word())
+    .execute(moment.on())
+    .await?
+    .rows_affected();
+    if matched == 1 {
+        let (id, fence) = (&seen.execution, seen.fence.0);
+        let reason = "stopped because the execution was cancelled";
+        steps::close(moment.on(), &now, id, fence, reason).await?;
+        let cancelled = AttemptOutcome::Cancelled;
+        steps::close_attempts(moment.on(), &now, id, cancelled, take_over.cause.as_str()).await?;
+        locks::clear_as_seen(moment.on(), &now, [take_over]).await?;
+    }
+    Ok(())
+}
+
+/// Those who lost it, at most ten names.
+async fn owners(moment: &mut Moment<'_>, execution: &ExecutionId) -> Result<String, Failure> {
+    let row = sqlx::query(
+        "SELECT group_concat(owner, ', ') AS owners
+           FROM (SELECT DISTINCT owner FROM ow_attempts WHERE execution_id=?1 LIMIT 10)",
+    )
+    .bind(execution.as_str())
+    .fetch_one(moment.on())
+    .await?;
+    Ok(row.word("owners")?)
+}

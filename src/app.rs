@@ -1,0 +1,41 @@
+//! Puts the program together: the store, the runners, the worker and the admin port.
+//!
+//! **Invariant:** this is the only place that names a concrete store or runner.
+
+mod daemon;
+mod logs;
+mod stores;
+
+pub use daemon::Daemon;
+pub use logs::{Logger, Logs, Refilter};
+pub use stores::{Stores, connect, open};
+
+use std::{io, path::PathBuf};
+
+use crate::{
+    admin::AdminError,
+    ports::{control::ControlError, executions::StoreError},
+    telemetry::TelemetryError,
+};
+
+/// Why the program cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    #[error(
+        "cannot use the folder {folder} (state_dir) for running steps: {source}; name another that \
+         may be written to"
+    )]
+    StateDir { folder: PathBuf, source: io::Error },
+    #[error("cannot start the worker: {0}")]
+    Worker(io::Error),
+}

@@ -1,0 +1,199 @@
+//! A worker process from its start to its end.
+//!
+//! **Invariant:** the admin port answers before the store is asked for, so that a process that
+//! waits for its database is alive, not ready, and says why; every task ends with the daemon.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use secrecy::ExposeSecret;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{AppError, Stores, stores};
+use crate::{
+    adapters::runners::{Runners, func::FuncRegistry, shell::ShellSettings},
+    admin::{Admin, Probes},
+    config::{Config, Sqlite, Store},
+    domain::retry::Backoff,
+    instruments::Instruments,
+    ports::{control::ControlError, executions::StoreError},
+    signals::{Signals, Wishes},
+    worker::{self, Shutdown, Summary, Worker, health::Health},
+};
+
+/// Between two attempts to open the store.
+const PAUSE: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
+/// Answers that the admin port has begun may take so long at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// A process that listens and has no worker yet.
+pub struct Daemon {
+    config: Config,
+    until_idle: bool,
+    wishes: Wishes,
+    health: Arc<Health>,
+    probes: Arc<Probes>,
+    instruments: Arc<Instruments>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Catches signals and opens the admin port. `reload` is called at each hangup; with
+    /// `until_idle` the worker ends when nothing is left, and a store that cannot be opened is not
+    /// waited for.
+    pub async fn start(
+        config: Config,
+        until_idle: bool,
+        reload: impl Fn() + Send + 'static,
+    ) -> Result<Self, AppError> {
+        make_state_dir(&config)?;
+        let (wishes, stop) = (Wishes::default(), CancellationToken::new());
+        let instruments = Arc::new(Instruments::new());
+        let health = Health::new();
+        let probes = Probes::new(health.clone());
+        let mut tasks = JoinSet::new();
+        let signals = Signals::listen().map_err(AppError::Signals)?;
+        tasks.spawn(signals.obey(wishes.clone(), reload, stop.clone()));
+        if let Some(address) = config.admin {
+            let admin = Admin::bind(address).await?;
+            tracing::info!(
+                event = "admin.listening",
+                address = %admin.address(),
+                "admin port: http://{}/readyz and /metrics",
+                admin.address()
+            );
+            tasks.spawn(admin.serve(probes.clone(), instruments.clone(), stop.clone()));
+        }
+        health.set_started();
+        Ok(Self { config, until_idle, wishes, health, probes, instruments, tasks, stop })
+    }
+
+    /// Opens the store; waits for one that only has to come up, or to be migrated. `None`: told to
+    /// go away meanwhile.
+    pub async fn open_store(&self) -> Result<Option<Stores>, AppError> {
+        let mut said = String::new();
+        for attempt in 1.. {
+            // What is dropped here are requests to tasks that own the connections.
+            let opened = tokio::select! {
+                () = self.wishes.drain.cancelled() => return Ok(None),
+                opened = stores::open(&self.config.store) => opened,
+            };
+            let error = match opened {
+                Ok(stores) => {
+                    say_opened(&self.config.store);
+                    return Ok(Some(stores));
+                }
+                Err(error) if self.waits_for(&error) => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            if error != said {
+                tracing::warn!(event = "store.waiting", error, "the store cannot be used yet");
+                self.probes.wait_for(error.clone());
+                said = error;
+            }
+            let pause = PAUSE.delay(attempt, rand::random(), Some(Duration::from_millis(200)));
+            tokio::select! {
+                () = self.wishes.drain.cancelled() => return Ok(None),
+                () = sleep(pause) => {}
+            }
+        }
+        unreachable!("the loop ends by its returns")
+    }
+
+    /// Whether an error passes without anybody at this terminal. In a pod even what a person must
+    /// mend is waited for, because a restart would mend nothing.
+    fn waits_for(&self, error: &AppError) -> bool {
+        let store = match error {
+            _ if self.until_idle => return false,
+            AppError::Control(ControlError::NotMigrated | ControlError::TooNew { .. }) => {
+                return true;
+            }
+            AppError::Store(error) | AppError::Control(ControlError::Store(error)) => error,
+            _ => return false,
+        };
+        match (&self.config.store, store) {
+            (Store::Sqlite(_), _) => false,
+            (Store::MySql(_), StoreError::NotReady(_) | StoreError::Data(_)) => self.config.in_pod,
+            (
+                Store::MySql(_),
+                StoreError::Unavailable(_)
+                | StoreError::Unknown(_)
+                | StoreError::PrimaryChanged
+                | StoreError::Unsettled,
+            ) => true,
+        }
+    }
+
+    /// Works until a signal, or until nothing is left.
+    pub async fn work(mut self, stores: Stores) -> Result<Summary, AppError> {
+        let worker = Worker::new(
+            stores.executions,
+            Arc::new(runners(&self.config)),
+            worker_settings(&self.config, self.until_idle),
+            self.instruments.clone(),
+            self.health.clone(),
+        );
+        self.probes.begin();
+        let shutdown =
+            Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };
+        let summary = worker.run(shutdown).await.map_err(AppError::Worker);
+        self.stop.cancel();
+        let rest = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(LAST_ANSWERS, rest).await.is_err() {
+            tracing::debug!("somebody still reads from the admin port");
+        }
+        summary
+    }
+}
+
+fn make_state_dir(config: &Config) -> Result<(), AppError> {
+    let folder = &config.state_dir;
+    fs::create_dir_all(folder)
+        .and_then(|()| tempfile::tempfile_in(folder).map(drop))
+        .map_err(|source| AppError::StateDir { folder: folder.clone(), source })
+}
+
+fn say_opened(store: &Store) {
+    if let Store::Sqlite(Sqlite::File { path, by_default: true }) = store {
+        tracing::info!(
+            event = "store.opened",
+            "no database is configured: using the SQLite file {}",
+            path.display()
+        );
+    } else {
+        tracing::info!(event = "store.opened", "using {store}");
+    }
+}
+
+fn runners(config: &Config) -> Runners {
+    let pass = config.shell.pass_env.iter();
+    let shell = ShellSettings {
+        grace: config.shell.grace,
+        state_dir: config.state_dir.clone(),
+        pass_env: pass.map(|(name, value)| (name.clone(), value.expose_secret().into())).collect(),
+        ..ShellSettings::default()
+    };
+    Runners::new(Some(shell), FuncRegistry::default())
+}
+
+fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {
+    let settings = config.worker.clone();
+    worker::Settings {
+        owner: settings.owner,
+        uid: settings.uid,
+        slots: settings.slots,
+        poll_interval: settings.poll_interval,
+        terms: settings.terms,
+        claim_batch: settings.claim_batch,
+        unknown_after: settings.unknown_after,
+        drain_deadline: settings.drain_deadline,
+        steps_at_once: settings.steps_at_once,
+        backoff: settings.backoff,
+        poison_claims: settings.poison_claims,
+        until_idle,
+    }
+}

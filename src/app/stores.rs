@@ -1,0 +1,75 @@
+//! Opens the configured store.
+//!
+//! **Invariant:** an SQLite file is migrated when it is opened; a MySQL database never is, but by
+//! `migrate`.
+
+use std::sync::Arc;
+
+use super::AppError;
+use crate::{
+    adapters::{
+        mysql::{self, MySqlStore},
+        sqlite::{self, SqlitePath, SqliteStore},
+    },
+    config::{MySql, Sqlite, Store, Tls},
+    ports::{
+        control::{Control, Filter},
+        executions::{ExecutionStore, StoreError},
+    },
+};
+
+/// One store, as a worker and as an operator see it.
+#[derive(Clone)]
+pub struct Stores {
+    pub executions: Arc<dyn ExecutionStore>,
+    pub control: Arc<dyn Control>,
+}
+
+impl Stores {
+    fn new<S: ExecutionStore + Control>(store: S) -> Self {
+        let store = Arc::new(store);
+        Self { executions: store.clone(), control: store }
+    }
+}
+
+/// Connects, whatever the schema is.
+pub async fn connect(store: &Store) -> Result<Stores, StoreError> {
+    Ok(match store {
+        Store::Sqlite(place) => Stores::new(SqliteStore::open(sqlite_settings(place)).await?),
+        Store::MySql(mysql) => Stores::new(MySqlStore::open(mysql_settings(mysql)).await?),
+    })
+}
+
+/// Connects, and sees to it that the schema is one to work with.
+pub async fn open(store: &Store) -> Result<Stores, AppError> {
+    let stores = connect(store).await?;
+    match store {
+        Store::Sqlite(_) => drop(stores.control.migrate(false).await?),
+        Store::MySql(_) => {
+            drop(stores.control.list(&Filter { limit: 1, ..Filter::default() }).await?);
+        }
+    }
+    Ok(stores)
+}
+
+fn sqlite_settings(place: &Sqlite) -> sqlite::Settings {
+    let path = match place {
+        Sqlite::File { path, .. } => SqlitePath::File(path.clone()),
+        Sqlite::Memory => SqlitePath::Memory,
+    };
+    sqlite::Settings { path }
+}
+
+fn mysql_settings(mysql: &MySql) -> mysql::Settings {
+    mysql::Settings {
+        url: mysql.url.clone(),
+        tls: match mysql.tls {
+            Tls::VerifyIdentity => mysql::Tls::VerifyIdentity,
+            Tls::Insecure => mysql::Tls::Insecure,
+        },
+        lease_lanes: mysql.lease_lanes,
+        work_lanes: mysql.work_lanes,
+        time_offset: mysql.time_offset.clone(),
+        single_writer: mysql.single_writer,
+    }
+}

@@ -1,0 +1,121 @@
+//! `list`: executions, newest first.
+
+use clap::{Args, builder::PossibleValuesParser};
+use comfy_table::Cell;
+use serde::Serialize;
+
+use super::{
+    OutputWord,
+    exit::{Exit, Failure},
+    output::{self, Rows},
+    program::store,
+    text,
+};
+use crate::{
+    config::Config,
+    domain::execution::ExecutionState,
+    ports::control::{ExecutionSummary, Filter, UnixMillis},
+};
+
+/// List executions, newest first.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator-worker list --state failed
+  orchestrator-worker list --template release --limit 5 --output json")]
+pub struct ListArgs {
+    /// Only those in this state.
+    #[arg(long, value_parser = PossibleValuesParser::new(ExecutionState::ALL.map(ExecutionState::as_str)))]
+    state: Option<String>,
+    /// Only those of this template; a name or an id.
+    #[arg(long)]
+    template: Option<String>,
+    /// At most so many.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputWord,
+}
+
+/// An execution for programs.
+#[derive(Serialize)]
+pub struct SummaryJson {
+    execution: String,
+    template: Option<String>,
+    template_name: Option<String>,
+    state: Option<String>,
+    /// Who holds it.
+    owner: Option<String>,
+    error: Option<String>,
+    created_by: Option<String>,
+    created_at: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+impl From<ExecutionSummary> for SummaryJson {
+    fn from(summary: ExecutionSummary) -> Self {
+        Self {
+            execution: summary.execution.to_string(),
+            template: summary.template.map(|id| id.to_string()),
+            template_name: summary.template_name,
+            state: summary.status,
+            owner: Some(summary.owner).filter(|owner| !owner.is_empty()),
+            error: summary.error,
+            created_by: summary.created_by,
+            created_at: summary.created_at.map(text::rfc3339),
+            started_at: summary.started_at.map(text::rfc3339),
+            finished_at: summary.finished_at.map(text::rfc3339),
+        }
+    }
+}
+
+pub async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Failure> {
+    let filter = Filter {
+        state: args.state.as_deref().and_then(|word| ExecutionState::parse(word).ok()),
+        template: args.template.clone(),
+        executions: Vec::new(),
+        limit: args.limit,
+    };
+    let executions = store(config).await?.control.list(&filter).await?;
+    match args.output {
+        OutputWord::Json => {
+            output::json(&executions.into_iter().map(SummaryJson::from).collect::<Vec<_>>())?;
+        }
+        OutputWord::Table if executions.is_empty() => {
+            let narrowed = filter.state.is_some() || filter.template.is_some();
+            output::line(if narrowed {
+                "no such executions"
+            } else {
+                "no executions; `orchestrator-worker submit TEMPLATE` makes one"
+            })?;
+        }
+        OutputWord::Table => print(config, &executions)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn print(config: &Config, executions: &[ExecutionSummary]) -> Result<(), Failure> {
+    let columns = ["EXECUTION", "STATE", "CREATED (UTC)", "TEMPLATE"];
+    let mut rows = Rows::new(config, &columns).whole(&[0, 1, 2]);
+    for one in executions {
+        let template = one.template_name.clone().or(one.template.as_ref().map(ToString::to_string));
+        rows.add([
+            Cell::new(&one.execution),
+            rows.state(&state_word(one.status.as_deref())),
+            Cell::new(one.created_at.map_or_else(String::new, text::seconds)),
+            Cell::new(text::cell(&template.unwrap_or_default(), 200)),
+        ]);
+    }
+    rows.print()
+}
+
+/// The column's own word, even an unknown one.
+pub fn state_word(status: Option<&str>) -> String {
+    text::cell(status.unwrap_or("pending"), 20)
+}
+
+/// From its start to its end, where both are known.
+pub fn took(started: Option<UnixMillis>, finished: Option<UnixMillis>) -> String {
+    started.zip(finished).map_or_else(String::new, |(from, to)| text::took(text::between(from, to)))
+}

@@ -1,0 +1,104 @@
+//! Prints results: tables for people, JSON for programs.
+//!
+//! **Invariant:** what is printed fits 80 columns where nobody says how wide a line is, has no
+//! colours there, and a reader that goes away is no failure.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, TableStyle,
+};
+use serde::Serialize;
+
+use super::exit::Failure;
+use crate::config::Config;
+
+/// Columns where the output is not a terminal.
+const WIDTH: u16 = 80;
+
+/// Prints one JSON document.
+pub fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Print(error.into()))?;
+    line(&text)
+}
+
+/// Prints one line, or several.
+pub fn line(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A table that is printed with [`Rows::print`].
+pub struct Rows {
+    table: Table,
+    colour: bool,
+}
+
+impl Rows {
+    pub fn new(config: &Config, columns: &[&str]) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let colour = config.colour && terminal;
+        let mut table = Table::new();
+        table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic);
+        if !terminal {
+            table.force_no_tty().set_width(WIDTH);
+        }
+        let header = |name: &&str| {
+            let cell = Cell::new(name);
+            if colour { cell.add_attribute(Attribute::Bold) } else { cell }
+        };
+        table.set_header(columns.iter().map(header));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        Self { table, colour }
+    }
+
+    /// Columns that are never broken into lines: ids, times.
+    pub fn whole(mut self, columns: &[usize]) -> Self {
+        for index in columns {
+            if let Some(column) = self.table.column_mut(*index) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        self
+    }
+
+    pub fn right(mut self, columns: &[usize]) -> Self {
+        for index in columns {
+            if let Some(column) = self.table.column_mut(*index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self
+    }
+
+    pub fn add(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.table.add_row(cells.into_iter().collect::<Vec<_>>());
+    }
+
+    /// A state, in its colour.
+    pub fn state(&self, word: &str) -> Cell {
+        let cell = Cell::new(word);
+        if !self.colour {
+            return cell;
+        }
+        match word {
+            "success" => cell.fg(Color::Green),
+            "failed" => cell.fg(Color::Red),
+            "running" => cell.fg(Color::Cyan),
+            "cancelled" | "skipped" => cell.fg(Color::Yellow),
+            _ => cell,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    pub fn print(&self) -> Result<(), Failure> {
+        line(&self.table.trim_fmt())
+    }
+}

@@ -1,0 +1,151 @@
+//! `show`: one execution with its steps.
+
+use clap::Args;
+use comfy_table::Cell;
+use serde::Serialize;
+
+use super::{
+    OutputWord,
+    exit::{Exit, Failure},
+    list::{SummaryJson, state_word, took},
+    output::{self, Rows},
+    program::store,
+    text,
+};
+use crate::{
+    config::Config,
+    ports::control::{AttemptDetail, ExecutionDetail, StepDetail},
+};
+
+/// Longest output or error of a step in a table; `--output json` shows all of it.
+const CELL: usize = 400;
+
+/// Show one execution with its steps, their output and errors.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11
+  orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11 --output json")]
+pub struct ShowArgs {
+    /// The execution's id, as `submit` and `list` print it.
+    execution: String,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputWord,
+}
+
+#[derive(Serialize)]
+struct DetailJson {
+    #[serde(flatten)]
+    summary: SummaryJson,
+    fence: u64,
+    steps: Vec<StepJson>,
+}
+
+#[derive(Serialize)]
+struct StepJson {
+    step_execution: String,
+    name: Option<String>,
+    executor_type: Option<String>,
+    state: Option<String>,
+    retry_count: i64,
+    output: Option<String>,
+    error: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    attempts: Vec<AttemptJson>,
+}
+
+#[derive(Serialize)]
+struct AttemptJson {
+    attempt: u32,
+    fence: u64,
+    owner: String,
+    outcome: Option<String>,
+    cause: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+}
+
+pub async fn show(args: &ShowArgs, config: &Config) -> Result<Exit, Failure> {
+    let id = args.execution.as_str().into();
+    let detail = store(config).await?.control.show(&id).await?;
+    print(detail, args.output, config)?;
+    Ok(Exit::Success)
+}
+
+/// Prints an execution as `show` does.
+pub fn print(detail: ExecutionDetail, word: OutputWord, config: &Config) -> Result<(), Failure> {
+    match word {
+        OutputWord::Json => output::json(&json(detail)),
+        OutputWord::Table => table(&detail, config),
+    }
+}
+
+fn json(detail: ExecutionDetail) -> DetailJson {
+    DetailJson {
+        summary: detail.summary.into(),
+        fence: detail.fence,
+        steps: detail.steps.into_iter().map(step_json).collect(),
+    }
+}
+
+fn step_json(step: StepDetail) -> StepJson {
+    StepJson {
+        step_execution: step.step_execution,
+        name: step.name,
+        executor_type: step.executor_type,
+        state: step.status,
+        retry_count: step.retry_count,
+        output: step.output,
+        error: step.error,
+        started_at: step.started_at.map(text::rfc3339),
+        finished_at: step.finished_at.map(text::rfc3339),
+        attempts: step.attempts.into_iter().map(attempt_json).collect(),
+    }
+}
+
+fn attempt_json(attempt: AttemptDetail) -> AttemptJson {
+    AttemptJson {
+        attempt: attempt.attempt,
+        fence: attempt.fence,
+        owner: attempt.owner,
+        outcome: attempt.outcome,
+        cause: attempt.cause,
+        started_at: attempt.started_at.map(text::rfc3339),
+        finished_at: attempt.finished_at.map(text::rfc3339),
+    }
+}
+
+fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
+    let summary = &detail.summary;
+    let template = summary.template_name.clone().unwrap_or_default();
+    let time = |time: Option<_>| time.map_or_else(String::new, text::rfc3339);
+    for (name, value) in [
+        ("execution", summary.execution.to_string()),
+        ("template", text::cell(&template, CELL)),
+        ("state", state_word(summary.status.as_deref())),
+        ("error", text::cell(summary.error.as_deref().unwrap_or_default(), CELL)),
+        ("held by", summary.owner.clone()),
+        ("created", time(summary.created_at)),
+        ("started", time(summary.started_at)),
+        ("finished", time(summary.finished_at)),
+    ] {
+        if !value.is_empty() {
+            output::line(&format!("{name:<10} {value}"))?;
+        }
+    }
+    output::line("")?;
+    let columns = ["STEP", "STATE", "TRIES", "TOOK", "OUTPUT OR ERROR"];
+    let mut rows = Rows::new(config, &columns).whole(&[1, 2, 3]).right(&[2, 3]);
+    for step in &detail.steps {
+        let said = step.error.as_deref().filter(|error| !error.is_empty());
+        rows.add([
+            Cell::new(text::cell(step.name.as_deref().unwrap_or("?"), 200)),
+            rows.state(&state_word(step.status.as_deref())),
+            Cell::new(step.attempts.len()),
+            Cell::new(took(step.started_at, step.finished_at)),
+            Cell::new(text::cell(said.or(step.output.as_deref()).unwrap_or_default(), CELL)),
+        ]);
+    }
+    rows.print()
+}

@@ -1,0 +1,85 @@
+//! Values as people and programs read them.
+//!
+//! **Invariant:** what a step printed reaches a terminal without its control characters.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::ports::control::UnixMillis;
+
+/// RFC 3339, UTC, with milliseconds; a time that no calendar has is given as its number.
+pub fn rfc3339(time: UnixMillis) -> String {
+    format_time(time, "%Y-%m-%dT%H:%M:%S.%3fZ")
+}
+
+/// `2026-07-31 12:00:03`, UTC.
+pub fn seconds(time: UnixMillis) -> String {
+    format_time(time, "%Y-%m-%d %H:%M:%S")
+}
+
+fn format_time(UnixMillis(millis): UnixMillis, format: &str) -> String {
+    Timestamp::from_millisecond(millis)
+        .map_or_else(|_| format!("{millis} ms"), |time| time.strftime(format).to_string())
+}
+
+/// Between two times of the store; never negative.
+pub fn between(from: UnixMillis, to: UnixMillis) -> Duration {
+    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or_default())
+}
+
+/// `12ms`, `3.4s`, `5m 10s`.
+pub fn took(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis @ ..1_000 => format!("{millis}ms"),
+        millis @ ..60_000 => format!("{}.{}s", millis / 1_000, millis % 1_000 / 100),
+        _ => humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string(),
+    }
+}
+
+/// For a cell: control characters are taken out, a long text is cut in its middle.
+pub fn cell(text: &str, most_chars: usize) -> String {
+    let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let text: Vec<char> = text.trim_end().chars().map(plain).collect();
+    if text.len() <= most_chars {
+        return text.into_iter().collect();
+    }
+    let half = most_chars / 2;
+    let (head, tail) = (&text[..half], &text[text.len() - half..]);
+    head.iter().chain(&[' ', '…', ' ']).chain(tail).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds_and_never_fail() {
+        for (millis, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_785_499_203_045, "2026-07-31T12:00:03.045Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (i64::MAX, "9223372036854775807 ms"),
+        ] {
+            assert_eq!(rfc3339(UnixMillis(millis)), expected);
+        }
+        assert_eq!(seconds(UnixMillis(1_785_499_203_045)), "2026-07-31 12:00:03");
+        assert_eq!(between(UnixMillis(5), UnixMillis(3)), Duration::ZERO);
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (millis, expected) in
+            [(0, "0ms"), (999, "999ms"), (1_000, "1.0s"), (3_456, "3.4s"), (310_000, "5m 10s")]
+        {
+            assert_eq!(took(Duration::from_millis(millis)), expected);
+        }
+    }
+
+    #[test]
+    fn a_cell_holds_no_control_characters_and_keeps_both_ends() {
+        assert_eq!(cell("a\x1b[31mb\nc\n", 99), "a\u{fffd}[31mb\nc");
+        assert_eq!(cell("abcdefghij", 6), "abc … hij");
+        assert_eq!(cell("äöü", 3), "äöü");
+    }
+}

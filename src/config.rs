@@ -1,0 +1,201 @@
+//! Configuration: defaults, then a file, then the environment, then flags, each over the one
+//! before, into one validated [`Config`].
+//!
+//! **Invariant:** whoever holds a [`Config`] checks nothing in it again, and nothing else in the
+//! program reads our environment. A secret in it is never shown by `Debug` or in an error.
+//!
+//! Variables that other crates read themselves: `OTEL_*` (the exporter), `NO_COLOR` and `COLUMNS`
+//! (help texts), the proxies' variables (`reqwest`).
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+
+use crate::domain::{id::Owner, lease::LeaseTerms, retry::Backoff};
+
+mod check;
+mod database;
+mod error;
+mod layers;
+mod settings;
+
+pub use database::{MySql, Sqlite, Store, Tls};
+pub use error::ConfigError;
+pub use layers::Flags;
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The configuration file that was read, if there was one.
+    pub file: Option<PathBuf>,
+    pub store: Store,
+    pub worker: Worker,
+    pub shell: Shell,
+    /// Where the admin port listens; `None` for `off`.
+    pub admin: Option<SocketAddr>,
+    /// Folders of running steps stand in here.
+    pub state_dir: PathBuf,
+    pub log: Log,
+    pub otlp: Otlp,
+    /// Kubernetes started this process.
+    pub in_pod: bool,
+    /// Tables and logs may have colours on a terminal.
+    pub colour: bool,
+    /// Who uses this program: recorded with what is applied and submitted.
+    pub user: String,
+}
+
+/// Settings of the worker's loops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worker {
+    pub owner: Owner,
+    /// The pod's UID; empty outside Kubernetes.
+    pub uid: String,
+    /// Executions at one time.
+    pub slots: usize,
+    pub poll_interval: Duration,
+    pub terms: LeaseTerms,
+    /// Executions in one claim.
+    pub claim_batch: usize,
+    pub unknown_after: Duration,
+    pub drain_deadline: Duration,
+    /// Steps of one execution at one time.
+    pub steps_at_once: usize,
+    pub backoff: Backoff,
+    /// Unclean ends in a row after which an execution is failed.
+    pub poison_claims: u32,
+}
+
+/// Settings of shell steps.
+#[derive(Clone, Debug)]
+pub struct Shell {
+    /// Between TERM and KILL.
+    pub grace: Duration,
+    /// Variables of this process that shell steps see, those that are set.
+    pub pass_env: BTreeMap<String, SecretString>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// In the words of `RUST_LOG`; `None` for the default of the command.
+    pub filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON else.
+    Auto,
+    Text,
+    Json,
+}
+
+/// Whether spans are sent anywhere. Where and how is in `OTEL_*`, which the exporter reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    pub enabled: bool,
+    /// The environment says how this service is called.
+    pub named: bool,
+}
+
+/// What surrounds the process, so that loading a configuration is a function of values.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    pub env: BTreeMap<String, String>,
+    pub hostname: String,
+    /// Six characters that tell two workers on one host apart.
+    pub suffix: String,
+    /// Where the default database stands.
+    pub directory: PathBuf,
+    /// The first of these that exists is the configuration file, unless one is named.
+    pub files: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    /// Those of this process. Values that are not UTF-8 are taken as far as they are.
+    pub fn of_this_process() -> Self {
+        let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        Self {
+            env: std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            suffix: format!("{:06x}", rand::random::<u32>() & 0x00ff_ffff),
+            directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            files: vec![
+                PathBuf::from("./orchestrator-worker.yaml"),
+                PathBuf::from("/etc/orchestrator-worker/config.yaml"),
+            ],
+        }
+    }
+
+    /// A variable that is set to something.
+    fn var(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn in_pod(&self) -> bool {
+        self.var("KUBERNETES_SERVICE_HOST").is_some()
+    }
+}
+
+impl Config {
+    /// Reads the configuration file and checks everything.
+    ///
+    /// # Errors
+    ///
+    /// Says in one sentence which key is wrong, where its value came from, and what to do.
+    pub fn load(flags: &Flags, around: &Surroundings) -> Result<Self, ConfigError> {
+        let layers = layers::load(flags, around)?;
+        let (settings, origins) = (&layers.settings, &layers.origins);
+        Ok(Self {
+            store: database::store(&layers, around)?,
+            worker: check::worker(settings, origins, around)?,
+            shell: check::shell(settings, origins, around)?,
+            admin: check::admin(settings, origins, around.in_pod())?,
+            state_dir: state_dir(settings.state_dir.as_deref(), around),
+            log: check::log(settings, origins)?,
+            otlp: otlp(around),
+            in_pod: around.in_pod(),
+            colour: around.var("NO_COLOR").is_none(),
+            user: around.var("USER").unwrap_or("orchestrator-worker").into(),
+            file: layers.file,
+        })
+    }
+}
+
+fn state_dir(setting: Option<&str>, around: &Surroundings) -> PathBuf {
+    PathBuf::from(setting.or_else(|| around.var("TMPDIR")).unwrap_or("/tmp"))
+}
+
+fn otlp(around: &Surroundings) -> Otlp {
+    let endpoint = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+    let is = |name, word| around.var(name).is_some_and(|value| value.eq_ignore_ascii_case(word));
+    let off = is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none");
+    Otlp {
+        enabled: !off && endpoint.iter().any(|name| around.var(name).is_some()),
+        named: around.var("OTEL_SERVICE_NAME").is_some()
+            || around
+                .var("OTEL_RESOURCE_ATTRIBUTES")
+                .is_some_and(|attributes| attributes.contains("service.name=")),
+    }
+}
+
+/// The name under which this process owns leases: the pod's, else the configured one, else the
+/// host's with a suffix.
+fn owner_name(setting: Option<&str>, around: &Surroundings) -> String {
+    let host = || {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let host: String = around.hostname.chars().take(200).map(plain).collect();
+        format!("{host}-{}", around.suffix)
+    };
+    around.var("POD_NAME").or(setting).map_or_else(host, str::to_owned)
+}
+
+/// A path as it is shown to people.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

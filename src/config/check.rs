@@ -1,0 +1,197 @@
+//! From settings as written to settings that can be used.
+//!
+//! **Invariant:** a value that leaves this file is within the limits that the README states.
+
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    ConfigError, Log, LogFormat, Shell, Surroundings, Worker,
+    layers::Origins,
+    owner_name,
+    settings::{Names, Settings},
+};
+use crate::domain::{id::Owner, lease::LeaseTerms, retry::Backoff};
+
+/// A claim transaction holds no more executions than this.
+const LARGEST_BATCH: usize = 50;
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+pub(super) fn worker(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Worker, ConfigError> {
+    let slots = number(origins, "slots", settings.slots, 1..=1000)?;
+    let batch = settings.claim.batch.unwrap_or_else(|| slots.min(LARGEST_BATCH));
+    Ok(Worker {
+        owner: owner(settings, origins, around)?,
+        uid: around.var("POD_UID").unwrap_or_default().to_owned(),
+        slots,
+        poll_interval: duration(
+            origins,
+            "poll_interval",
+            &settings.poll_interval,
+            Duration::from_millis(50)..=Duration::from_secs(60),
+        )?,
+        terms: terms(settings, origins)?,
+        claim_batch: number(origins, "claim.batch", batch, 1..=LARGEST_BATCH)?,
+        unknown_after: duration(
+            origins,
+            "claim.unknown_after",
+            &settings.claim.unknown_after,
+            Duration::ZERO..=LONGEST,
+        )?,
+        drain_deadline: duration(
+            origins,
+            "drain_deadline",
+            &settings.drain_deadline,
+            Duration::ZERO..=LONGEST,
+        )?,
+        steps_at_once: number(origins, "step.at_once", settings.step.at_once, 1..=1000)?,
+        backoff: backoff(settings, origins)?,
+        poison_claims: number(origins, "poison.claims", settings.poison.claims, 1..=1_000_000)?,
+    })
+}
+
+fn owner(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Owner, ConfigError> {
+    let name = owner_name(settings.name.as_deref(), around);
+    Owner::try_new(&name).map_err(|error| ConfigError::Owner {
+        error,
+        origin: around
+            .var("POD_NAME")
+            .map(|_| "POD_NAME")
+            .or_else(|| origins.name("name"))
+            .unwrap_or("this host's name")
+            .into(),
+    })
+}
+
+fn terms(settings: &Settings, origins: &Origins) -> Result<LeaseTerms, ConfigError> {
+    let lock = &settings.lock;
+    let ttl = duration(origins, "lock.ttl", &lock.ttl, Duration::ZERO..=LONGEST)?;
+    let renew = duration(origins, "lock.renew_every", &lock.renew_every, Duration::ZERO..=LONGEST)?;
+    LeaseTerms::try_new(ttl, renew).map_err(|error| ConfigError::Terms {
+        error,
+        ttl: origins.of("lock.ttl"),
+        renew_every: origins.of("lock.renew_every"),
+    })
+}
+
+fn backoff(settings: &Settings, origins: &Origins) -> Result<Backoff, ConfigError> {
+    let written = &settings.step.backoff;
+    let any = || Duration::ZERO..=LONGEST;
+    let base = duration(origins, "step.backoff.base", &written.base, any())?;
+    let cap = duration(origins, "step.backoff.cap", &written.cap, any())?;
+    if cap < base {
+        let problem = format!("is {}; it must not be less than step.backoff.base", written.cap);
+        return Err(ConfigError::invalid(origins, "step.backoff.cap", problem));
+    }
+    Ok(Backoff { base, cap })
+}
+
+pub(super) fn shell(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Shell, ConfigError> {
+    let minute = Duration::from_secs(60);
+    let names = settings.shell.pass_env.as_ref().map(Names::to_list).unwrap_or_default();
+    let bad = |name: &&String| name.is_empty() || name.contains(['=', '\0', ' ']);
+    if let Some(name) = names.iter().find(bad) {
+        let problem = format!("holds {name:?}, which cannot name a variable");
+        return Err(ConfigError::invalid(origins, "shell.pass_env", problem));
+    }
+    let value = |name: String| {
+        let value = SecretString::from(around.env.get(&name)?.as_str());
+        Some((name, value))
+    };
+    Ok(Shell {
+        grace: duration(origins, "shell.grace", &settings.shell.grace, Duration::ZERO..=minute)?,
+        pass_env: names.into_iter().filter_map(value).collect(),
+    })
+}
+
+pub(super) fn admin(
+    settings: &Settings,
+    origins: &Origins,
+    in_pod: bool,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    let default = if in_pod { "0.0.0.0:9400" } else { "127.0.0.1:9400" };
+    let text = settings.admin.listen.as_deref().unwrap_or(default);
+    if text == "off" {
+        return Ok(None);
+    }
+    text.replace("localhost:", "127.0.0.1:").parse().map(Some).map_err(|_| {
+        let problem = format!(
+            "is {text:?}; give an address with a port, such as 127.0.0.1:9400 or [::]:9400, or off"
+        );
+        ConfigError::invalid(origins, "admin.listen", problem)
+    })
+}
+
+pub(super) fn log(settings: &Settings, origins: &Origins) -> Result<Log, ConfigError> {
+    let format = match settings.log.format.as_str() {
+        "auto" => LogFormat::Auto,
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        other => {
+            let problem = format!("is {other:?}; give auto, text or json");
+            return Err(ConfigError::invalid(origins, "log.format", problem));
+        }
+    };
+    if let Some(filter) = &settings.log.filter {
+        EnvFilter::builder().parse(filter).map_err(|error| {
+            let problem = format!(
+                "is {filter:?}, which is no log filter ({error}); give a level such as debug, or \
+                 parts such as orchestrator_worker=debug,warn"
+            );
+            ConfigError::invalid(origins, "log.filter", problem)
+        })?;
+    }
+    Ok(Log { format, filter: settings.log.filter.clone() })
+}
+
+pub(super) fn number<N>(
+    origins: &Origins,
+    key: &str,
+    value: N,
+    range: RangeInclusive<N>,
+) -> Result<N, ConfigError>
+where
+    N: PartialOrd + std::fmt::Display + Copy,
+{
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let problem = format!("is {value}; it must be between {} and {}", range.start(), range.end());
+    Err(ConfigError::invalid(origins, key, problem))
+}
+
+fn duration(
+    origins: &Origins,
+    key: &str,
+    text: &str,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, ConfigError> {
+    let Ok(value) = humantime::parse_duration(text) else {
+        let problem = format!("is {text:?}; give a time with its unit, such as 250ms, 10s or 5m");
+        return Err(ConfigError::invalid(origins, key, problem));
+    };
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let show = humantime::format_duration;
+    let problem = format!(
+        "is {text}; it must be between {} and {}",
+        show(*range.start()),
+        show(*range.end())
+    );
+    Err(ConfigError::invalid(origins, key, problem))
+}

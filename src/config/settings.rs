@@ -1,0 +1,106 @@
+//! The settings as a user writes them, with their defaults.
+//!
+//! **Invariant:** this is the one list of keys: what is not a field here is refused, in the file
+//! and in the environment.
+
+use serde::{Deserialize, Serialize};
+
+/// A level of the configuration: fields with their defaults.
+macro_rules! level {
+    ($name:ident { $($(#[$attr:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$attr])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+level!(Settings {
+    /// Name of this worker; a pod's own name comes first.
+    name: Option<String> = None,
+    /// Executions at one time.
+    slots: usize = 10,
+    poll_interval: String = "1s".into(),
+    drain_deadline: String = "60s".into(),
+    /// The system's temporary folder if it is not given.
+    state_dir: Option<String> = None,
+    lock: Lock = Lock::default(),
+    claim: Claim = Claim::default(),
+    step: Step = Step::default(),
+    shell: Shell = Shell::default(),
+    poison: Poison = Poison::default(),
+    database: Database = Database::default(),
+    admin: Admin = Admin::default(),
+    log: Log = Log::default(),
+});
+
+level!(Lock { ttl: String = "30s".into(), renew_every: String = "5s".into() });
+
+level!(Claim {
+    /// As many as there are slots, at most 50, if it is not given.
+    batch: Option<usize> = None,
+    unknown_after: String = "10m".into(),
+});
+
+level!(Step {
+    /// Steps of one execution at one time.
+    at_once: usize = 16,
+    backoff: Backoff = Backoff::default(),
+});
+
+level!(Backoff { base: String = "1s".into(), cap: String = "60s".into() });
+
+level!(Shell {
+    grace: String = "2s".into(),
+    pass_env: Option<Names> = None,
+});
+
+level!(Poison { claims: u32 = 10 });
+
+level!(Database {
+    url: Option<String> = None,
+    tls: String = "verify_identity".into(),
+    time_offset: String = "+00:00".into(),
+    single_writer: bool = false,
+    pool: Pool = Pool::default(),
+});
+
+level!(Pool { lease: usize = 2, work: usize = 4 });
+
+level!(Admin {
+    /// `0.0.0.0:9400` in a pod and `127.0.0.1:9400` else, if it is not given.
+    listen: Option<String> = None,
+});
+
+level!(Log {
+    format: String = "auto".into(),
+    filter: Option<String> = None,
+});
+
+/// A list, or in a variable names with commas between them.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "give a list of names, or names with commas between them")]
+pub enum Names {
+    List(Vec<String>),
+    Text(String),
+}
+
+impl Names {
+    pub fn to_list(&self) -> Vec<String> {
+        match self {
+            Self::List(names) => names.clone(),
+            Self::Text(text) => text
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|name| !name.is_empty())
+                .collect(),
+        }
+    }
+}

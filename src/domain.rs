@@ -1,0 +1,17 @@
+//! What the worker decides, as functions of values: which row may run, what an execution does next,
+//! when a lease ends, whose execution is taken over.
+//!
+//! **Invariant:** nothing in here does I/O, reads a clock, an environment variable or a file; time
+//! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
+
+pub mod definition;
+pub mod execution;
+pub mod id;
+pub mod intake;
+pub mod key;
+pub mod lease;
+pub mod plan;
+pub mod recovery;
+pub mod retry;
+pub mod step;
+pub mod workflow;

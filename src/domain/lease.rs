@@ -1,0 +1,146 @@
+//! Leases: who holds an execution, and until when its holder may act on it.
+//!
+//! **Invariant:** the local deadline of a lease lies before the moment at which anybody else may
+//! take it, with time left to kill what runs under it, for clock *rates* within 0.1 %.
+
+use std::time::Duration;
+
+use super::id::{ExecutionId, Fence, Nonce, Owner};
+
+/// A claim on one execution, as written on its rows. Every write carries fence and nonce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub execution: ExecutionId,
+    pub owner: Owner,
+    pub fence: Fence,
+    pub nonce: Nonce,
+}
+
+/// What a renewal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    Held,
+    /// Held, and somebody set the execution to `cancelled`.
+    Cancelled,
+    /// No longer ours: stop, write nothing more.
+    Lost,
+}
+
+/// A reading of `CLOCK_BOOTTIME`: time since boot, sleep included. Monotonic, never set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    pub const fn since_boot(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    pub const fn elapsed_since_boot(self) -> Duration {
+        self.0
+    }
+
+    /// Zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+}
+
+/// How long a lease lasts and how often it is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    ttl: Duration,
+    renew_every: Duration,
+}
+
+/// Why two durations are no lease terms.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseTermsError {
+    #[error("lock.ttl is {0:?}; it must be between 8s and 60s")]
+    Ttl(Duration),
+    #[error("lock.renew_every is zero; give a time such as 5s")]
+    ZeroRenewal,
+    #[error(
+        "lock.ttl ({ttl:?}) must be at least three times lock.renew_every ({renew_every:?}), so \
+         that a lost renewal does not lose the lease"
+    )]
+    TooFewRenewals { ttl: Duration, renew_every: Duration },
+}
+
+impl LeaseTerms {
+    pub const SHORTEST_TTL: Duration = Duration::from_secs(8);
+    pub const LONGEST_TTL: Duration = Duration::from_secs(60);
+    /// Time to kill what runs under a lease (K in PROTOCOL).
+    pub const KILL: Duration = Duration::from_secs(3);
+    /// Time to notice that a deadline has passed (W).
+    pub const NOTICE: Duration = Duration::from_secs(1);
+    /// Clock rates may differ by one part in this many (1 / rho).
+    const RATE_PARTS: u32 = 1000;
+
+    pub fn try_new(ttl: Duration, renew_every: Duration) -> Result<Self, LeaseTermsError> {
+        if !(Self::SHORTEST_TTL..=Self::LONGEST_TTL).contains(&ttl) {
+            return Err(LeaseTermsError::Ttl(ttl));
+        }
+        if renew_every.is_zero() {
+            return Err(LeaseTermsError::ZeroRenewal);
+        }
+        if renew_every.saturating_mul(3) > ttl {
+            return Err(LeaseTermsError::TooFewRenewals { ttl, renew_every });
+        }
+        Ok(Self { ttl, renew_every })
+    }
+
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    pub const fn renew_every(&self) -> Duration {
+        self.renew_every
+    }
+
+    /// Until when the holder may act: `sent + ttl * (1 - rho) - K - W`, where `sent` was read
+    /// *before* the last successful claim or renewal was sent.
+    pub fn local_deadline(&self, sent: BootTime) -> BootTime {
+        let margin = self.ttl / Self::RATE_PARTS + Self::KILL + Self::NOTICE;
+        sent.plus(self.ttl.saturating_sub(margin))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_deadline_leaves_time_to_notice_and_to_kill() {
+        let terms = LeaseTerms::try_new(secs(30), secs(5)).expect("the defaults");
+        let sent = BootTime::since_boot(secs(100));
+        assert_eq!(terms.local_deadline(sent).since(sent), Duration::from_millis(25_970));
+    }
+
+    #[test]
+    fn terms_that_cannot_be_kept_are_refused() {
+        assert_eq!(LeaseTerms::try_new(secs(7), secs(1)), Err(LeaseTermsError::Ttl(secs(7))));
+        assert_eq!(LeaseTerms::try_new(secs(61), secs(1)), Err(LeaseTermsError::Ttl(secs(61))));
+        assert_eq!(
+            LeaseTerms::try_new(secs(30), Duration::ZERO),
+            Err(LeaseTermsError::ZeroRenewal)
+        );
+        assert_eq!(
+            LeaseTerms::try_new(secs(30), secs(11)),
+            Err(LeaseTermsError::TooFewRenewals { ttl: secs(30), renew_every: secs(11) })
+        );
+        assert_eq!(
+            LeaseTerms::try_new(secs(30), Duration::MAX),
+            Err(LeaseTermsError::TooFewRenewals { ttl: secs(30), renew_every: Duration::MAX })
+        );
+        assert!(LeaseTerms::try_new(secs(30), secs(10)).is_ok());
+    }
+}

@@ -1,0 +1,264 @@
+//! When another worker's execution is taken over.
+//!
+//! **Invariant:** only what this process itself has watched, on its own monotonic clock, ends
+//! somebody's lease; no timestamps of different writers are compared. A handed-back execution is
+//! free at once.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::id::{Beat, ExecutionId, Fence, RELEASED};
+
+/// An execution that some worker holds, as the survey read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub execution: ExecutionId,
+    pub fence: Fence,
+    pub by: Holder,
+    /// Cancelled by somebody and not yet tidied by its holder.
+    pub cancelled: bool,
+    /// Its lock row; `None` if there is none.
+    pub lock: Option<LockSeen>,
+}
+
+/// The owner column of an execution.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    Released,
+    Owner(String),
+}
+
+impl Holder {
+    /// The owner's name, if one holds it.
+    pub fn name(&self) -> Option<String> {
+        match self {
+            Self::Released => None,
+            Self::Owner(name) => Some(name.clone()),
+        }
+    }
+
+    /// The word in the owner column.
+    pub fn word(&self) -> &str {
+        match self {
+            Self::Released => RELEASED,
+            Self::Owner(name) => name,
+        }
+    }
+}
+
+/// What the survey saw of a lock row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockSeen {
+    pub fence: Fence,
+    pub beat: Beat,
+    /// `expires_at - updated_at` of the row: its writer's own TTL.
+    pub ttl: Duration,
+}
+
+/// Why an execution is taken over (`ow_attempts.cause` of the attempt that was lost).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its owner handed it back.
+    Released,
+    /// Its lease was not renewed for its whole time.
+    LeaseExpired,
+    /// Its lock row was gone for that long.
+    LeaseMissing,
+}
+
+impl Cause {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::LeaseExpired => "lease_expired",
+            Self::LeaseMissing => "lease_missing",
+        }
+    }
+
+    /// A hand-back is a clean end: it counts nothing against the execution.
+    pub const fn is_clean(self) -> bool {
+        match self {
+            Self::Released => true,
+            Self::LeaseExpired | Self::LeaseMissing => false,
+        }
+    }
+}
+
+/// What to take over. The store does it only if the rows still are as seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeOver {
+    pub seen: Held,
+    pub cause: Cause,
+}
+
+/// How long a lock row that was never seen may be missing.
+const UNSEEN_TTL: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+struct Sighting {
+    fence: Fence,
+    by: Holder,
+    lock: Option<(Fence, Beat)>,
+    /// When the reply that first showed it like this had come.
+    since: Duration,
+    /// The last TTL seen at this fence.
+    ttl: Option<Duration>,
+}
+
+/// What this process has seen of other workers' leases over time.
+#[derive(Debug, Default)]
+pub struct Observations {
+    seen: HashMap<ExecutionId, Sighting>,
+}
+
+impl Observations {
+    /// Takes in one survey and says what may be taken over now.
+    ///
+    /// `sent` and `replied` are ages of this process, before the survey was sent and after its
+    /// answer; `own_ttl` is this process's own setting; `mine` says whether this very process
+    /// holds an execution under that fence.
+    pub fn observe(
+        &mut self,
+        sent: Duration,
+        replied: Duration,
+        own_ttl: Duration,
+        survey: &[Held],
+        mine: impl Fn(&ExecutionId, Fence) -> bool,
+    ) -> Vec<TakeOver> {
+        let mut before = std::mem::take(&mut self.seen);
+        let mut due = Vec::new();
+        for held in survey {
+            if mine(&held.execution, held.fence) {
+                continue;
+            }
+            if held.by == Holder::Released {
+                due.push(TakeOver { seen: held.clone(), cause: Cause::Released });
+                continue;
+            }
+            let sighting = sight(before.remove(&held.execution), held, replied);
+            if sent.saturating_sub(sighting.since) >= sighting.patience(own_ttl) {
+                let cause =
+                    if held.lock.is_some() { Cause::LeaseExpired } else { Cause::LeaseMissing };
+                due.push(TakeOver { seen: held.clone(), cause });
+            }
+            self.seen.insert(held.execution.clone(), sighting);
+        }
+        due
+    }
+
+    /// Another primary answers: what the former one showed proves nothing.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+}
+
+impl Sighting {
+    fn patience(&self, own_ttl: Duration) -> Duration {
+        own_ttl.max(self.ttl.unwrap_or(UNSEEN_TTL))
+    }
+}
+
+/// The former sighting goes on if nothing changed since, else a new one begins.
+fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Sighting {
+    let lock = held.lock.map(|lock| (lock.fence, lock.beat));
+    let ttl_now = held.lock.map(|lock| lock.ttl);
+    let same_term = before.filter(|old| old.fence == held.fence && old.by == held.by);
+    let ttl = ttl_now.or_else(|| same_term.as_ref().and_then(|old| old.ttl));
+    match same_term {
+        Some(old) if old.lock == lock => Sighting { ttl, ..old },
+        _ => Sighting { fence: held.fence, by: held.by.clone(), lock, since: replied, ttl },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn held(beat: Option<u64>) -> Held {
+        Held {
+            execution: "e".into(),
+            fence: Fence(7),
+            by: Holder::Owner("a".into()),
+            cancelled: false,
+            lock: beat.map(|beat| LockSeen { fence: Fence(7), beat: Beat(beat), ttl: TTL }),
+        }
+    }
+
+    /// Surveys at the given seconds; returns the second of the first takeover and its cause.
+    fn first_takeover(own_ttl: Duration, surveys: &[(u64, Held)]) -> Option<(u64, Cause)> {
+        let mut observations = Observations::default();
+        surveys.iter().find_map(|(at, held)| {
+            let at_age = Duration::from_secs(*at);
+            let due = observations.observe(
+                at_age,
+                at_age,
+                own_ttl,
+                std::slice::from_ref(held),
+                |_, _| false,
+            );
+            due.first().map(|take_over| (*at, take_over.cause))
+        })
+    }
+
+    fn every_second(held: impl Fn(u64) -> Held) -> Vec<(u64, Held)> {
+        (0..200).map(|at| (at, held(at))).collect()
+    }
+
+    #[test]
+    fn a_lease_that_stands_still_for_its_time_is_taken_over_and_a_beating_one_never() {
+        let still = every_second(|_| held(Some(1)));
+        assert_eq!(first_takeover(TTL, &still), Some((30, Cause::LeaseExpired)));
+        let beating = every_second(|at| held(Some(at / 20)));
+        assert_eq!(first_takeover(TTL, &beating), None);
+    }
+
+    #[test]
+    fn the_longer_of_both_ttls_counts() {
+        let still = every_second(|_| held(Some(1)));
+        let longer = Duration::from_secs(60);
+        assert_eq!(first_takeover(longer, &still), Some((60, Cause::LeaseExpired)));
+        let shorter = Duration::from_secs(8);
+        assert_eq!(first_takeover(shorter, &still), Some((30, Cause::LeaseExpired)));
+    }
+
+    #[test]
+    fn a_missing_lock_row_waits_for_the_last_ttl_seen_or_sixty_seconds() {
+        let never_seen = every_second(|_| held(None));
+        assert_eq!(first_takeover(TTL, &never_seen), Some((60, Cause::LeaseMissing)));
+        let gone_at_ten = every_second(|at| held((at < 10).then_some(at)));
+        assert_eq!(first_takeover(TTL, &gone_at_ten), Some((40, Cause::LeaseMissing)));
+    }
+
+    #[test]
+    fn a_new_fence_or_owner_begins_a_new_wait() {
+        let mut other = held(Some(1));
+        other.fence = Fence(8);
+        let surveys = every_second(|at| if at < 20 { held(Some(1)) } else { other.clone() });
+        assert_eq!(first_takeover(TTL, &surveys), Some((50, Cause::LeaseExpired)));
+    }
+
+    #[test]
+    fn what_was_handed_back_is_free_at_once_and_what_is_mine_never() {
+        let mut released = held(Some(1));
+        released.by = Holder::Released;
+        assert_eq!(
+            first_takeover(TTL, &every_second(|_| released.clone())),
+            Some((0, Cause::Released))
+        );
+        let mut observations = Observations::default();
+        let late = Duration::from_secs(1000);
+        for at in [Duration::ZERO, late] {
+            assert_eq!(observations.observe(at, at, TTL, &[held(Some(1))], |_, _| true), []);
+        }
+    }
+
+    #[test]
+    fn only_time_between_an_answer_and_the_next_question_counts() {
+        let mut observations = Observations::default();
+        let (sent, slow_reply) = (Duration::ZERO, Duration::from_secs(25));
+        observations.observe(sent, slow_reply, TTL, &[held(Some(1))], |_, _| false);
+        let at = Duration::from_secs(50);
+        assert_eq!(observations.observe(at, at, TTL, &[held(Some(1))], |_, _| false), []);
+    }
+}

@@ -1,0 +1,7 @@
+//! What the worker asks of the world, in domain types.
+//!
+//! **Invariant:** a database row, a Redis reply or a Kubernetes object never appears in here.
+
+pub mod control;
+pub mod executions;
+pub mod runner;

@@ -1,0 +1,285 @@
+//! The store of executions as a worker sees it. Each verb is one transaction over executions,
+//! locks, steps and plans.
+//!
+//! **Invariant:** every write of a verb is guarded by fence and nonce of the lease it is made
+//! under; each may be sent twice. A "no" is a value, silence is an error.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    execution::AttemptOutcome,
+    id::{Beat, ExecutionId, Owner, StepExecutionId},
+    intake::{Deferral, StepSlot, Supported},
+    lease::{Lease, Renewal},
+    plan::{Finish, Plan, Progress, Recorded, plan},
+    recovery::{Cause, Held, TakeOver},
+    workflow::Workflow,
+};
+
+/// A database as the worker's source of work.
+#[async_trait]
+pub trait ExecutionStore: Send + Sync + 'static {
+    /// Claims up to `limit` pending, due executions, oldest first, and starts their first steps.
+    async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError>;
+
+    /// Renews all leases in one statement; one answer a lease, in their order. A lock row that is
+    /// missing while its execution still carries the lease is re-asserted.
+    async fn renew(
+        &self,
+        ttl: Duration,
+        beat: Beat,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError>;
+
+    /// Records what happened in some executions, each in full or not at all; one answer each, in
+    /// their order. May be sent again after [`StoreError::Unknown`].
+    async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>>;
+
+    /// Gives executions back, still `running`, for anyone to take at once. One answer each.
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>>;
+
+    /// What workers hold now, this one included, and what was handed back.
+    async fn survey(&self) -> Result<Vec<Held>, StoreError>;
+
+    /// Takes over what is still as seen. Cancelled executions are tidied and not returned.
+    async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError>;
+
+    /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
+    async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
+
+    /// What waits and what runs, in the whole store.
+    async fn queue(&self) -> Result<Queue, StoreError>;
+}
+
+/// Who claims, and on what terms.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    pub owner: Owner,
+    /// The pod's UID; empty outside Kubernetes.
+    pub uid: String,
+    pub ttl: Duration,
+    /// This process's renewals so far.
+    pub beat: Beat,
+    /// Most steps of one execution at one time.
+    pub steps_at_once: usize,
+    pub supported: Arc<Supported>,
+    /// How long an unknown function or executor type is left for newer workers.
+    pub unknown_after: Duration,
+    /// Unclean ends in a row after which an execution is failed.
+    pub poison_claims: u32,
+}
+
+/// What a claim or a takeover brought.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub claims: Vec<Claim>,
+    /// Put back for a while.
+    pub deferred: Vec<(ExecutionId, Deferral)>,
+    /// Failed with a reason: what is recorded cannot be run, or kills its workers.
+    pub refused: Vec<(ExecutionId, String)>,
+}
+
+/// An execution that this process now holds.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub lease: Lease,
+    pub workflow: Arc<Workflow>,
+    /// One a node.
+    pub slots: Vec<StepSlot>,
+    pub progress: Progress,
+    /// The first plan. Its `start` is committed with the claim and counted in `slots`; the rest
+    /// of it is still to be recorded.
+    pub plan: Plan,
+    pub kind: ClaimKind,
+    /// Since its creation, by the store's clock.
+    pub age: Duration,
+}
+
+impl Claim {
+    /// Plans what an admitted execution does first. The caller commits [`Claim::starts`].
+    pub fn begin(
+        lease: Lease,
+        workflow: Arc<Workflow>,
+        recorded: &[Recorded],
+        mut slots: Vec<StepSlot>,
+        steps_at_once: usize,
+        kind: ClaimKind,
+        age: Duration,
+    ) -> Self {
+        let mut progress = Progress::new(&workflow, recorded);
+        let plan = plan(&workflow, &mut progress, steps_at_once);
+        for id in &plan.start {
+            slots[id.index()].attempt += 1;
+        }
+        Self { lease, workflow, slots, progress, plan, kind, age }
+    }
+
+    /// The first steps' starts, to be committed with the claim.
+    pub fn starts(&self) -> impl Iterator<Item = StepStart> + '_ {
+        self.plan.start.iter().map(|id| StepStart::of(&self.slots[id.index()]))
+    }
+}
+
+/// How an execution was come by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimKind {
+    Fresh,
+    TakenOver { from: Option<String>, cause: Cause },
+}
+
+/// What one execution has to record at one time.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    pub lease: Lease,
+    pub ended: Vec<StepEnd>,
+    pub retrying: Vec<StepRetry>,
+    pub started: Vec<StepStart>,
+    pub skipped: Vec<StepSkip>,
+    pub finish: Option<Finish>,
+}
+
+impl Advance {
+    /// Nothing to record yet.
+    pub fn new(lease: Lease) -> Self {
+        Self {
+            lease,
+            ended: Vec::new(),
+            retrying: Vec::new(),
+            started: Vec::new(),
+            skipped: Vec::new(),
+            finish: None,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ended.is_empty()
+            && self.retrying.is_empty()
+            && self.started.is_empty()
+            && self.skipped.is_empty()
+            && self.finish.is_none()
+    }
+}
+
+/// A started step is final.
+#[derive(Clone, Debug)]
+pub struct StepEnd {
+    pub step: StepExecutionId,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    pub succeeded: bool,
+    pub outcome: AttemptOutcome,
+    pub output: Option<String>,
+    pub error: Option<String>,
+    pub retry_count: u32,
+}
+
+/// An attempt failed and another will follow: the step stays `running`.
+#[derive(Clone, Debug)]
+pub struct StepRetry {
+    pub step: StepExecutionId,
+    pub attempt: u32,
+    /// `Failed` or `Timeout`.
+    pub outcome: AttemptOutcome,
+    pub error: String,
+    /// Key generation of the next attempt.
+    pub key_gen: u32,
+    /// This retry included.
+    pub retry_count: u32,
+}
+
+/// An attempt starts; committed before its effect begins.
+#[derive(Clone, Debug)]
+pub struct StepStart {
+    pub step: StepExecutionId,
+    /// One more than the attempt before.
+    pub attempt: u32,
+    pub key_gen: u32,
+    pub retry_count: u32,
+}
+
+impl StepStart {
+    /// The start that a slot already counts in its `attempt`.
+    pub fn of(slot: &StepSlot) -> Self {
+        Self {
+            step: slot.id.clone(),
+            attempt: slot.attempt,
+            key_gen: slot.key_gen,
+            retry_count: slot.retry_count,
+        }
+    }
+}
+
+/// A step will never start.
+#[derive(Clone, Debug)]
+pub struct StepSkip {
+    pub step: StepExecutionId,
+    pub reason: String,
+}
+
+/// What became of an [`Advance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advanced {
+    Recorded,
+    /// It was to end the execution, which somebody had cancelled: recorded as `cancelled`.
+    Cancelled,
+}
+
+/// An execution given back.
+#[derive(Clone, Debug)]
+pub struct HandBack {
+    pub lease: Lease,
+    /// Attempts that were stopped for it; they do not use up retries.
+    pub drained: Vec<(StepExecutionId, u32)>,
+}
+
+/// Numbers of executions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Pending and due within [`Queue::SOON`].
+    pub due: u64,
+    /// Pending and due later.
+    pub later: u64,
+    pub running: u64,
+    /// Since the oldest due one became due.
+    pub oldest_due: Duration,
+}
+
+impl Queue {
+    /// Longer than any back-off of a deferred execution.
+    pub const SOON: Duration = Duration::from_secs(10);
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing was done; try again after a moment.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// It may have been done: ask again, or send it again.
+    #[error("the database did not answer: {0}")]
+    Unknown(String),
+    /// Another primary than before answers; what was observed on the former one proves nothing.
+    #[error("another database server answers than before")]
+    PrimaryChanged,
+    /// The primary has not been the same for long enough.
+    #[error("waiting until the database server has been the same for 60 s")]
+    Unsettled,
+    /// It needs a person: a missing table, right, or setting.
+    #[error("the database is not ready for this worker: {0}")]
+    NotReady(String),
+    /// The database refused a value.
+    #[error("the database refused a value: {0}")]
+    Data(String),
+}
+
+/// Why an execution's own write was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdvanceError {
+    /// The rows are no longer ours: stop, write nothing more.
+    #[error("the execution is no longer held under this claim")]
+    Fenced,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

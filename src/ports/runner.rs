@@ -1,0 +1,74 @@
+//! How a step's action is run.
+//!
+//! **Invariant:** when [`StepRunner::run`] returns, nothing of the attempt is running any more.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{
+    id::{ExecutionId, Fence, StepExecutionId},
+    intake::Supported,
+    lease::BootTime,
+    step::Step,
+};
+
+/// Runs one kind of action.
+#[async_trait]
+pub trait StepRunner: Send + Sync + 'static {
+    /// The kinds and functions it runs; never changes.
+    fn supported(&self) -> Supported;
+
+    /// Runs one attempt until it is done, stopped or killed. Its own timeout is the caller's
+    /// matter, by way of `stop`.
+    async fn run(&self, attempt: Attempt) -> Outcome;
+}
+
+/// One attempt at a step.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub execution: ExecutionId,
+    pub step_execution: StepExecutionId,
+    pub step: Arc<Step>,
+    /// 1 at the first start of the step.
+    pub number: u32,
+    /// The same as long as the outcome of the effect is unknown.
+    pub idempotency_key: String,
+    pub fence: Fence,
+    /// Further variables for a shell, headers for HTTP: the trace.
+    pub trace: BTreeMap<String, String>,
+    pub halt: Halt,
+}
+
+/// How an attempt is told to end.
+#[derive(Clone, Debug)]
+pub struct Halt {
+    /// End soon: TERM, a moment's grace, KILL.
+    pub stop: CancellationToken,
+    /// End now: the lease is lost, or nobody waits any more.
+    pub kill: CancellationToken,
+    /// When the lease ends unless it is renewed; grows with each renewal. What runs outside this
+    /// process (a shell) must end by itself at this moment, even if this process is frozen.
+    pub deadline: watch::Receiver<BootTime>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success {
+        output: String,
+    },
+    /// A definite "no": it was done and failed, or could not begin.
+    Failed {
+        error: String,
+        output: Option<String>,
+        /// What the server asked for before the next attempt.
+        retry_after: Option<Duration>,
+    },
+    /// It was stopped or killed before it had ended; whether it had an effect is unknown.
+    Stopped {
+        output: Option<String>,
+    },
+}

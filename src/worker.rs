@@ -1,0 +1,265 @@
+//! The worker: when to look, claim, spawn, drain. The loop a newcomer reads first is
+//! [`Worker::run`].
+//!
+//! **Invariant:** every task is owned and gone when `run` returns; every claimed execution is
+//! ended, handed back, or lost, and each is said.
+
+pub mod attempts;
+pub mod drain;
+pub mod driver;
+pub mod health;
+pub mod keeper;
+pub mod leases;
+mod metered;
+pub mod poller;
+pub mod recorder;
+mod shared;
+mod watchdog;
+mod watcher;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::{
+    drain::Drain,
+    health::Health,
+    keeper::Keeper,
+    metered::Metered,
+    poller::{Found, Poller},
+    recorder::Recorder,
+    shared::Shared,
+    watchdog::Watchdog,
+};
+pub use self::{
+    drain::Shutdown,
+    shared::{Finished, Summary},
+};
+use crate::{
+    clock::boot_now,
+    domain::{id::Owner, lease::LeaseTerms, retry::Backoff},
+    instruments::{ByResult, Instruments, as_seconds, millis},
+    ports::{
+        executions::{ExecutionStore, StoreError},
+        runner::StepRunner,
+    },
+};
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub owner: Owner,
+    /// The pod's UID; empty outside Kubernetes.
+    pub uid: String,
+    /// Executions at once.
+    pub slots: usize,
+    pub poll_interval: Duration,
+    pub terms: LeaseTerms,
+    /// Executions claimed in one transaction at most.
+    pub claim_batch: usize,
+    pub unknown_after: Duration,
+    pub drain_deadline: Duration,
+    /// Steps of one execution at once.
+    pub steps_at_once: usize,
+    pub backoff: Backoff,
+    pub poison_claims: u32,
+    /// Stop when nothing is left to claim.
+    pub until_idle: bool,
+}
+
+/// A worker that has not begun.
+pub struct Worker {
+    store: Arc<dyn ExecutionStore>,
+    runner: Arc<dyn StepRunner>,
+    settings: Settings,
+    instruments: Arc<Instruments>,
+    health: Arc<Health>,
+}
+
+impl Worker {
+    pub fn new(
+        store: Arc<dyn ExecutionStore>,
+        runner: Arc<dyn StepRunner>,
+        settings: Settings,
+        instruments: Arc<Instruments>,
+        health: Arc<Health>,
+    ) -> Self {
+        let store = Arc::new(Metered { store, instruments: instruments.clone() });
+        Self { store, runner, settings, instruments, health }
+    }
+
+    /// Works until it is told to stop, or until nothing is left if so set. Fails only where the
+    /// watchdog's thread cannot be started.
+    pub async fn run(self, shutdown: Shutdown) -> io::Result<Summary> {
+        let drain = Drain::default();
+        let mut services = JoinSet::new();
+        let recorder = Recorder::start(&self.store, &self.instruments, &mut services);
+        let shared = Arc::new(Shared::new(&self, drain.clone(), recorder));
+        drop(self.runner);
+        let watchdog = Watchdog::start(shared.leases.clone(), self.instruments.clone())?;
+        let done = CancellationToken::new();
+        let deadline = self.settings.drain_deadline;
+        services.spawn(drain.clone().follow(shutdown, deadline, done.clone()));
+        let keeper = Keeper {
+            store: self.store,
+            leases: shared.leases.clone(),
+            terms: self.settings.terms,
+            beats: shared.beats.clone(),
+            instruments: self.instruments,
+        };
+        services.spawn(keeper.run(done.clone()));
+        let mut watchers = JoinSet::new();
+        watchers.spawn(watcher::watch(shared.clone()));
+        watchers.spawn(watcher::reap(shared.clone()));
+        watchers.spawn(watcher::count(shared.clone()));
+
+        announce(&shared).await;
+        claim_until_draining(&shared).await;
+
+        drain.draining.cancel();
+        while watchers.join_next().await.is_some() {}
+        finish_drain(&shared, deadline).await;
+        done.cancel();
+        let summary = shared.summary();
+        drop(shared);
+        // Only what was abandoned above still holds a service; it ends with the runtime.
+        timeout(LeaseTerms::KILL, async { while services.join_next().await.is_some() {} })
+            .await
+            .ok();
+        drop(watchdog);
+        Ok(summary)
+    }
+}
+
+async fn announce(shared: &Shared) {
+    let (owner, slots) = (shared.settings.owner.as_str(), shared.settings.slots);
+    match shared.count_queue().await {
+        Ok(queue) => info!(
+            event = "worker.started",
+            lease.owner = owner,
+            slots,
+            due = queue.due,
+            later = queue.later,
+            running = queue.running,
+            "started: {} executions wait, {} run",
+            queue.due + queue.later,
+            queue.running
+        ),
+        Err(error) => {
+            info!(event = "worker.started", lease.owner = owner, slots, "started");
+            shared.database_failed(&error);
+        }
+    }
+}
+
+/// The claim loop.
+async fn claim_until_draining(shared: &Arc<Shared>) {
+    let mut poller = Poller::new(shared.settings.poll_interval);
+    let mut said_idle = false;
+    let draining = shared.tools.drain.draining.clone();
+    while !draining.is_cancelled() {
+        shared.health.beat();
+        let Some(slots) = shared.reserve(shared.settings.claim_batch) else {
+            tokio::select! {
+                () = draining.cancelled() => {}
+                () = shared.slot_freed() => {}
+                () = sleep(shared.settings.poll_interval) => {}
+            }
+            continue;
+        };
+        let found = claim(shared, slots).await;
+        let idle = found == Found::Work(0) && shared.active() == 0;
+        if idle && shared.settings.until_idle && nothing_left(shared).await {
+            info!(event = "worker.finished", "nothing is left to claim");
+            return;
+        }
+        if idle && !said_idle {
+            info!(event = "worker.idle", "idle: waiting for executions");
+        }
+        said_idle = idle;
+        let pause = poller.pause(found, rand::random());
+        if pause.is_zero() {
+            continue;
+        }
+        tokio::select! {
+            () = draining.cancelled() => {}
+            () = sleep(pause) => {}
+            // With `until_idle` the end of the last execution is worth a look at once.
+            () = shared.slot_freed(), if shared.settings.until_idle => {}
+        }
+    }
+}
+
+async fn claim(shared: &Arc<Shared>, slots: tokio::sync::OwnedSemaphorePermit) -> Found {
+    let asked = slots.num_permits();
+    let sent = boot_now();
+    let began = shared.age();
+    let answer = shared.store.claim(&shared.claimant(), asked).await;
+    shared.instruments.poll_duration.observe(as_seconds(shared.age().saturating_sub(began)));
+    let (result, found) = match answer {
+        Ok(batch) => {
+            shared.database_answered();
+            let taken = batch.claims.len() + batch.refused.len();
+            shared.admit(batch, sent, slots);
+            (if taken > 0 { "work" } else { "empty" }, Found::Work(taken))
+        }
+        Err(error) => {
+            if error == StoreError::PrimaryChanged {
+                shared.forget_observations();
+            }
+            shared.database_failed(&error);
+            ("error", Found::Failed)
+        }
+    };
+    shared.instruments.polls.get_or_create(&ByResult { result }).inc();
+    found
+}
+
+/// Nothing is due, running anywhere, or put back for a moment.
+async fn nothing_left(shared: &Shared) -> bool {
+    match shared.count_queue().await {
+        Ok(queue) => queue.due == 0 && queue.running == 0,
+        Err(error) => {
+            shared.database_failed(&error);
+            false
+        }
+    }
+}
+
+/// Waits until every execution is ended or handed back; at the deadline says what is not.
+async fn finish_drain(shared: &Shared, deadline: Duration) {
+    shared.health.set_draining();
+    shared.instruments.draining.set(1);
+    let began = shared.age();
+    if timeout(deadline, shared.all_done()).await.is_err() {
+        shared.tools.drain.interrupt.cancel();
+        shared.tools.drain.abort.cancel();
+        // The processes under a guardian end with this one; a moment lets them be reaped.
+        if timeout(LeaseTerms::KILL, shared.all_done()).await.is_err() {
+            let left = shared.active();
+            shared.instruments.drain_abandoned.inc_by(left as u64);
+            error!(
+                event = "drain.abandoned",
+                executions = left,
+                "not handed back in time; others take them over when the lease ends"
+            );
+        }
+    }
+    let took = shared.age().saturating_sub(began);
+    shared.instruments.drain_duration.set(as_seconds(took));
+    let summary = shared.summary();
+    if summary.lost > 0 {
+        warn!(event = "worker.lost", executions = summary.lost, "executions were lost to others");
+    }
+    info!(
+        event = "drain.finished",
+        duration_ms = millis(took),
+        handed_back = summary.handed_back,
+        "stopped"
+    );
+}

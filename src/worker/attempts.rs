@@ -1,0 +1,271 @@
+//! One step until it is final: tries, timeout, back-off, key.
+//!
+//! **Invariant:** a start is committed before its effect begins, the key changes only after a
+//! definite failure, and an attempt that was stopped or lost uses up no retry.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{drain::Drain, leases::Standing, recorder::Recorder};
+use crate::{
+    clock::boot_now,
+    domain::{
+        execution::AttemptOutcome, intake::StepSlot, key::idempotency_key, retry::Backoff,
+        step::Step,
+    },
+    instruments::{ByExecutor, Instruments, as_seconds, millis},
+    ports::{
+        executions::{Advance, StepEnd, StepRetry, StepStart},
+        runner::{Attempt, Halt, Outcome, StepRunner},
+    },
+};
+
+/// What all steps share.
+pub struct Tools {
+    pub runner: Arc<dyn StepRunner>,
+    pub recorder: Recorder,
+    pub backoff: Backoff,
+    pub drain: Drain,
+    pub instruments: Arc<Instruments>,
+}
+
+/// How the tries at a step ended.
+#[derive(Debug)]
+pub enum Tried {
+    /// Final.
+    Ended(StepEnd),
+    /// Stopped as asked; the step is not final. Holds its last attempt.
+    Stopped { slot: StepSlot, output: Option<String> },
+    /// The lease is lost: nothing may be recorded.
+    LeaseLost,
+}
+
+/// A step whose first start is already committed and counted in `slot`.
+pub struct Tries {
+    pub tools: Arc<Tools>,
+    pub standing: Arc<Standing>,
+    pub step: Arc<Step>,
+    pub slot: StepSlot,
+    /// The execution ends: stop.
+    pub stop: CancellationToken,
+}
+
+/// What came of one attempt.
+enum Attempted {
+    Success(String),
+    Failed { error: String, output: Option<String>, retry_after: Option<Duration> },
+    Timeout { output: Option<String> },
+    Stopped { output: Option<String> },
+    LeaseLost,
+}
+
+impl Tries {
+    pub async fn run(mut self) -> Tried {
+        loop {
+            let result = self.attempt().await;
+            let (outcome, error, output, retry_after) = match result {
+                Attempted::Success(output) => return self.succeeded(output),
+                Attempted::Stopped { output } => return Tried::Stopped { slot: self.slot, output },
+                Attempted::LeaseLost => return Tried::LeaseLost,
+                Attempted::Failed { error, output, retry_after } => {
+                    (AttemptOutcome::Failed, error, output, retry_after)
+                }
+                Attempted::Timeout { output } => {
+                    let error = format!("timed out after {:?}", self.step.timeout);
+                    (AttemptOutcome::Timeout, error, output, None)
+                }
+            };
+            if self.slot.retry_count >= self.step.retries {
+                return self.failed(outcome, error, output);
+            }
+            match self.wait_for_next(outcome, error, retry_after).await {
+                Ok(()) => {}
+                Err(tried) => return tried,
+            }
+        }
+    }
+
+    /// Records the failure, waits, records the next start.
+    async fn wait_for_next(
+        &mut self,
+        outcome: AttemptOutcome,
+        error: String,
+        retry_after: Option<Duration>,
+    ) -> Result<(), Tried> {
+        self.slot.retry_count += 1;
+        if outcome == AttemptOutcome::Failed {
+            self.slot.key_gen += 1;
+        }
+        let delay = self.tools.backoff.delay(self.slot.retry_count, rand::random(), retry_after);
+        warn!(event = "step.retrying", attempt = self.slot.attempt, %error, delay = ?delay,
+            "step failed and will be tried again");
+        let mut advance = Advance::new(self.standing.lease.clone());
+        advance.retrying.push(StepRetry {
+            step: self.slot.id.clone(),
+            attempt: self.slot.attempt,
+            outcome,
+            error,
+            key_gen: self.slot.key_gen,
+            retry_count: self.slot.retry_count,
+        });
+        self.record(advance).await?;
+        tokio::select! {
+            biased;
+            () = self.standing.lost().cancelled() => return Err(Tried::LeaseLost),
+            () = self.stop.cancelled() => return Err(self.between()),
+            () = self.tools.drain.draining.cancelled() => return Err(self.between()),
+            () = sleep(delay) => {}
+        }
+        self.slot.attempt += 1;
+        let mut advance = Advance::new(self.standing.lease.clone());
+        advance.started.push(StepStart::of(&self.slot));
+        self.record(advance).await?;
+        self.tools.instruments.step_retries.inc();
+        Ok(())
+    }
+
+    async fn record(&self, advance: Advance) -> Result<(), Tried> {
+        match self.tools.recorder.record(&self.standing, advance).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Tried::LeaseLost),
+        }
+    }
+
+    fn between(&self) -> Tried {
+        Tried::Stopped { slot: self.slot.clone(), output: None }
+    }
+
+    async fn attempt(&self) -> Attempted {
+        if !self.standing.may_act(boot_now()) {
+            return Attempted::LeaseLost;
+        }
+        let executor = self.step.action.kind().to_owned();
+        let span = info_span!("step.run", step.name = %self.step.name, attempt = self.slot.attempt,
+            executor = %executor);
+        let began = Instant::now();
+        let result = self.run_once().instrument(span.clone()).await;
+        let took = began.elapsed();
+        let word = match &result {
+            Attempted::Success(_) => "success",
+            Attempted::Failed { .. } => "failed",
+            Attempted::Timeout { .. } => "timeout",
+            Attempted::Stopped { .. } => "stopped",
+            Attempted::LeaseLost => "lost",
+        };
+        let instruments = &self.tools.instruments;
+        instruments.step_attempts.get_or_create(&ByExecutor { executor, result: word }).inc();
+        instruments.step_attempt_duration.observe(as_seconds(took));
+        span.in_scope(|| {
+            info!(
+                event = "step.attempt_ended",
+                result = word,
+                duration_ms = millis(took),
+                "attempt ended"
+            );
+        });
+        result
+    }
+
+    async fn run_once(&self) -> Attempted {
+        let halt = Halt {
+            stop: CancellationToken::new(),
+            kill: self.standing.lost().child_token(),
+            deadline: self.standing.deadline(),
+        };
+        let run = self.tools.runner.run(Attempt {
+            execution: self.standing.lease.execution.clone(),
+            step_execution: self.slot.id.clone(),
+            step: self.step.clone(),
+            number: self.slot.attempt,
+            idempotency_key: idempotency_key(
+                &self.standing.lease.execution,
+                &self.slot.id,
+                self.slot.key_gen,
+            ),
+            fence: self.standing.lease.fence,
+            trace: BTreeMap::new(),
+            halt: halt.clone(),
+        });
+        tokio::pin!(run);
+        let timeout = sleep(self.step.timeout);
+        tokio::pin!(timeout);
+        let (mut timed_out, mut asked, mut aborted) = (false, false, false);
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut run => break outcome,
+                () = self.tools.drain.abort.cancelled(), if !aborted => {
+                    (aborted, asked) = (true, true);
+                    halt.kill.cancel();
+                }
+                () = self.stop.cancelled(), if !asked => {
+                    asked = true;
+                    halt.stop.cancel();
+                }
+                () = self.tools.drain.interrupt.cancelled(), if !asked => {
+                    asked = true;
+                    halt.stop.cancel();
+                }
+                () = &mut timeout, if !timed_out && !asked => {
+                    timed_out = true;
+                    halt.stop.cancel();
+                }
+            }
+        };
+        self.judge(outcome, timed_out, asked)
+    }
+
+    /// What an outcome means, given what the runner was told meanwhile.
+    fn judge(&self, outcome: Outcome, timed_out: bool, asked: bool) -> Attempted {
+        if !self.standing.may_act(boot_now()) {
+            return Attempted::LeaseLost;
+        }
+        match outcome {
+            Outcome::Success { output } => Attempted::Success(output),
+            Outcome::Failed { output, .. } | Outcome::Stopped { output } if timed_out => {
+                Attempted::Timeout { output }
+            }
+            Outcome::Failed { output, .. } | Outcome::Stopped { output } if asked => {
+                Attempted::Stopped { output }
+            }
+            Outcome::Failed { error, output, retry_after } => {
+                Attempted::Failed { error, output, retry_after }
+            }
+            Outcome::Stopped { output } => Attempted::Failed {
+                error: "it was killed from outside".into(),
+                output,
+                retry_after: None,
+            },
+        }
+    }
+
+    fn succeeded(self, output: String) -> Tried {
+        self.end(true, AttemptOutcome::Success, Some(output), None)
+    }
+
+    fn failed(self, outcome: AttemptOutcome, error: String, output: Option<String>) -> Tried {
+        warn!(event = "step.failed", attempt = self.slot.attempt, %error, "step failed");
+        self.end(false, outcome, output, Some(error))
+    }
+
+    fn end(
+        self,
+        succeeded: bool,
+        outcome: AttemptOutcome,
+        output: Option<String>,
+        error: Option<String>,
+    ) -> Tried {
+        Tried::Ended(StepEnd {
+            step: self.slot.id,
+            attempt: self.slot.attempt,
+            succeeded,
+            outcome,
+            output,
+            error,
+            retry_count: self.slot.retry_count,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! The leases that this process holds, shared by all who renew them, watch them or act on them.
+//!
+//! **Invariant:** a lease that was lost is never standing again, and a deadline only grows.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{
+    id::{ExecutionId, Fence},
+    lease::{BootTime, Lease},
+};
+
+/// One lease as its holder sees it.
+#[derive(Debug)]
+pub struct Standing {
+    pub lease: Lease,
+    deadline: watch::Sender<BootTime>,
+    lost: CancellationToken,
+    cancelled: CancellationToken,
+}
+
+impl Standing {
+    fn new(lease: Lease, deadline: BootTime) -> Self {
+        Self {
+            lease,
+            deadline: watch::Sender::new(deadline),
+            lost: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    /// Whether anything may still be done under the lease.
+    pub fn may_act(&self, now: BootTime) -> bool {
+        !self.lost.is_cancelled() && now < *self.deadline.borrow()
+    }
+
+    pub fn extend(&self, deadline: BootTime) {
+        self.deadline.send_if_modified(|held| {
+            let later = deadline > *held;
+            *held = deadline.max(*held);
+            later
+        });
+    }
+
+    /// Follows the deadline.
+    pub fn deadline(&self) -> watch::Receiver<BootTime> {
+        self.deadline.subscribe()
+    }
+
+    /// Returns whether it was standing until now.
+    pub fn lose(&self) -> bool {
+        let first = !self.lost.is_cancelled();
+        self.lost.cancel();
+        first
+    }
+
+    pub fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// Somebody cancelled the execution.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+}
+
+/// All leases of this process.
+#[derive(Debug, Default)]
+pub struct Leases {
+    held: Mutex<BTreeMap<ExecutionId, Arc<Standing>>>,
+}
+
+impl Leases {
+    pub fn add(&self, lease: Lease, deadline: BootTime) -> Arc<Standing> {
+        let standing = Arc::new(Standing::new(lease.clone(), deadline));
+        self.held().insert(lease.execution, standing.clone());
+        standing
+    }
+
+    /// Forgets this very lease; a later one on the same execution stays.
+    pub fn remove(&self, lease: &Lease) {
+        let mut held = self.held();
+        if held.get(&lease.execution).is_some_and(|standing| standing.lease == *lease) {
+            held.remove(&lease.execution);
+        }
+    }
+
+    pub fn holds(&self, execution: &ExecutionId, fence: Fence) -> bool {
+        self.held().get(execution).is_some_and(|standing| standing.lease.fence == fence)
+    }
+
+    /// Those not lost, in the order of their keys.
+    pub fn standing(&self) -> Vec<Arc<Standing>> {
+        self.held().values().filter(|s| !s.lost.is_cancelled()).cloned().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ExecutionId, Arc<Standing>>> {
+        self.held.lock().expect("no panic while it is held")
+    }
+}

@@ -1,0 +1,104 @@
+//! The store, with every call counted and timed.
+//!
+//! **Invariant:** it passes each call and each answer on unchanged.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::{
+    domain::{
+        id::Beat,
+        lease::{Lease, Renewal},
+        recovery::{Held, TakeOver},
+    },
+    instruments::{ByKind, ByOperation, Instruments, as_seconds},
+    ports::executions::{
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
+        StoreError,
+    },
+};
+
+/// A store behind `db_client_operation_duration_seconds` and `db_errors_total`.
+pub struct Metered {
+    pub store: Arc<dyn ExecutionStore>,
+    pub instruments: Arc<Instruments>,
+}
+
+impl Metered {
+    async fn timed<T>(&self, operation: &'static str, call: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let answer = call.await;
+        let by = ByOperation { operation };
+        let took = as_seconds(began.elapsed());
+        self.instruments.db_operation_duration.get_or_create(&by).observe(took);
+        answer
+    }
+
+    fn count<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        answer.inspect_err(|error| {
+            self.instruments.db_errors.get_or_create(&ByKind { kind: kind_of(error) }).inc();
+        })
+    }
+
+    fn count_each<T>(&self, answers: Vec<Result<T, AdvanceError>>) -> Vec<Result<T, AdvanceError>> {
+        for answer in &answers {
+            if let Err(AdvanceError::Store(error)) = answer {
+                self.instruments.db_errors.get_or_create(&ByKind { kind: kind_of(error) }).inc();
+            }
+        }
+        answers
+    }
+}
+
+fn kind_of(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unavailable(_) => "unavailable",
+        StoreError::Unknown(_) => "unknown_outcome",
+        StoreError::PrimaryChanged => "primary_changed",
+        StoreError::Unsettled => "unsettled",
+        StoreError::NotReady(_) => "not_ready",
+        StoreError::Data(_) => "data",
+    }
+}
+
+#[async_trait]
+impl ExecutionStore for Metered {
+    async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
+        self.count(self.timed("claim", self.store.claim(as_who, limit)).await)
+    }
+
+    async fn renew(
+        &self,
+        ttl: Duration,
+        beat: Beat,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError> {
+        self.count(self.timed("renew", self.store.renew(ttl, beat, leases)).await)
+    }
+
+    async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
+        self.count_each(self.timed("advance", self.store.advance(advances)).await)
+    }
+
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+        self.count_each(self.timed("hand_back", self.store.hand_back(returns)).await)
+    }
+
+    async fn survey(&self) -> Result<Vec<Held>, StoreError> {
+        self.count(self.timed("survey", self.store.survey()).await)
+    }
+
+    async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
+        self.count(self.timed("take_over", self.store.take_over(as_who, due)).await)
+    }
+
+    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
+        self.count(self.timed("reap", self.store.reap(limit)).await)
+    }
+
+    async fn queue(&self) -> Result<Queue, StoreError> {
+        self.count(self.timed("queue", self.store.queue()).await)
+    }
+}

@@ -1,0 +1,350 @@
+//! What the worker's loops share: slots, leases, observations, and the executions under way.
+//!
+//! **Invariant:** an execution occupies one slot from the moment it is asked for until its driver
+//! has ended, and its lease is forgotten then, whatever became of it.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
+};
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, info, info_span, warn};
+
+use super::{
+    Settings, Worker,
+    attempts::Tools,
+    drain::Drain,
+    driver::{Driven, Driver},
+    health::Health,
+    keeper::Beats,
+    leases::{Leases, Standing},
+    recorder::Recorder,
+};
+use crate::{
+    clock::boot_now,
+    domain::{
+        execution::ExecutionState,
+        id::{ExecutionId, Fence},
+        intake::Supported,
+        lease::BootTime,
+        recovery::{Held, Observations, TakeOver},
+    },
+    instruments::{ByKind, ByState, Instruments, as_seconds, millis},
+    ports::executions::{
+        AdvanceError, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack, Queue,
+        StoreError,
+    },
+};
+
+/// An execution that ended in this worker's hands.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub execution: ExecutionId,
+    pub workflow: String,
+    pub state: ExecutionState,
+    pub error: Option<String>,
+    /// From the claim to the end.
+    pub took: Duration,
+}
+
+/// What a worker did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// The first [`Summary::KEPT`] that ended, in that order.
+    pub finished: Vec<Finished>,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+    pub handed_back: u64,
+    pub lost: u64,
+}
+
+impl Summary {
+    pub const KEPT: usize = 1_000;
+}
+
+pub struct Shared {
+    pub store: Arc<dyn ExecutionStore>,
+    pub settings: Settings,
+    pub tools: Arc<Tools>,
+    pub leases: Arc<Leases>,
+    pub beats: Arc<Beats>,
+    pub instruments: Arc<Instruments>,
+    pub health: Arc<Health>,
+    supported: Arc<Supported>,
+    slots: Arc<Semaphore>,
+    freed: Notify,
+    drivers: TaskTracker,
+    observations: Mutex<Observations>,
+    summary: Mutex<Summary>,
+    born: Instant,
+    failing: Mutex<Option<StoreError>>,
+}
+
+impl Shared {
+    pub fn new(worker: &Worker, drain: Drain, recorder: Recorder) -> Self {
+        let settings = worker.settings.clone();
+        let instruments = worker.instruments.clone();
+        let total = i64::try_from(settings.slots).unwrap_or(i64::MAX);
+        instruments.slots.get_or_create(&ByState { state: "total" }).set(total);
+        let drivers = TaskTracker::new();
+        drivers.close();
+        Self {
+            store: worker.store.clone(),
+            tools: Arc::new(Tools {
+                runner: worker.runner.clone(),
+                recorder,
+                backoff: settings.backoff,
+                drain,
+                instruments: instruments.clone(),
+            }),
+            leases: Arc::default(),
+            beats: Arc::default(),
+            instruments,
+            health: worker.health.clone(),
+            supported: Arc::new(worker.runner.supported()),
+            slots: Arc::new(Semaphore::new(settings.slots)),
+            settings,
+            freed: Notify::new(),
+            drivers,
+            observations: Mutex::default(),
+            summary: Mutex::default(),
+            born: Instant::now(),
+            failing: Mutex::default(),
+        }
+    }
+
+    /// Of this process.
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    pub fn claimant(&self) -> Claimant {
+        Claimant {
+            owner: self.settings.owner.clone(),
+            uid: self.settings.uid.clone(),
+            ttl: self.settings.terms.ttl(),
+            beat: self.beats.now(),
+            steps_at_once: self.settings.steps_at_once,
+            supported: self.supported.clone(),
+            unknown_after: self.settings.unknown_after,
+            poison_claims: self.settings.poison_claims,
+        }
+    }
+
+    /// Up to `wanted` free slots; `None` if there is none, or none is wanted.
+    pub fn reserve(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
+        let free = self.slots.available_permits().min(wanted);
+        // The watcher and the claim loop may both have seen the same free slot.
+        let permits = u32::try_from(free).unwrap_or(u32::MAX);
+        (free > 0).then(|| self.slots.clone().try_acquire_many_owned(permits).ok()).flatten()
+    }
+
+    /// Waits until some execution has ended.
+    pub async fn slot_freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Executions under way.
+    pub fn active(&self) -> usize {
+        self.drivers.len()
+    }
+
+    pub async fn all_done(&self) {
+        self.drivers.wait().await;
+    }
+
+    pub fn observe(&self, sent: Duration, replied: Duration, survey: &[Held]) -> Vec<TakeOver> {
+        let mine = |execution: &ExecutionId, fence: Fence| self.leases.holds(execution, fence);
+        let ttl = self.settings.terms.ttl();
+        let mut observations = self.observations.lock().expect("no panic while it is held");
+        observations.observe(sent, replied, ttl, survey, mine)
+    }
+
+    pub fn forget_observations(&self) {
+        self.observations.lock().expect("no panic while it is held").forget();
+    }
+
+    /// Reads the queue and sets its gauges.
+    pub async fn count_queue(&self) -> Result<Queue, StoreError> {
+        let queue = self.store.queue().await?;
+        let depths = [("due", queue.due), ("not_due", queue.later), ("running", queue.running)];
+        for (state, depth) in depths {
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            self.instruments.queue_depth.get_or_create(&ByState { state }).set(depth);
+        }
+        self.instruments.queue_oldest_age.set(as_seconds(queue.oldest_due));
+        Ok(queue)
+    }
+
+    pub fn database_answered(&self) {
+        self.health.database_answered();
+        if self.failing.lock().expect("no panic while it is held").take().is_some() {
+            info!(event = "database.answers", "the database answers again");
+        }
+    }
+
+    /// Says it once an outage, and again when the reason changes.
+    pub fn database_failed(&self, error: &StoreError) {
+        self.health.database_failed(error.to_string());
+        let mut failing = self.failing.lock().expect("no panic while it is held");
+        if failing.as_ref() != Some(error) {
+            warn!(event = "database.failed", %error, "looking for work failed; trying again");
+            *failing = Some(error.clone());
+        }
+    }
+
+    /// Puts claimed executions under way, each with one of the reserved slots.
+    pub fn admit(self: &Arc<Self>, batch: Batch, sent: BootTime, mut slots: OwnedSemaphorePermit) {
+        for (execution, reason) in &batch.deferred {
+            tracing::debug!(event = "execution.deferred", execution.id = %execution, %reason,
+                "put back for a while");
+        }
+        for (execution, reason) in batch.refused {
+            warn!(event = "execution.refused", execution.id = %execution, %reason,
+                "failed: it cannot be run");
+            self.note_end(Finished {
+                execution,
+                workflow: String::new(),
+                state: ExecutionState::Failed,
+                error: Some(reason),
+                took: Duration::ZERO,
+            });
+        }
+        let deadline = self.settings.terms.local_deadline(sent);
+        for claim in batch.claims {
+            let slot = slots.split(1).expect("a store returns no more claims than were asked for");
+            let standing = self.leases.add(claim.lease.clone(), deadline);
+            self.drivers.spawn(drive(self.clone(), standing, claim, slot));
+        }
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.summary.lock().expect("no panic while it is held").clone()
+    }
+
+    fn note_end(&self, finished: Finished) {
+        self.instruments.finished(&finished.workflow, finished.state.as_str());
+        let mut summary = self.summary.lock().expect("no panic while it is held");
+        match finished.state {
+            ExecutionState::Success => summary.succeeded += 1,
+            ExecutionState::Cancelled => summary.cancelled += 1,
+            ExecutionState::Failed | ExecutionState::Pending | ExecutionState::Running => {
+                summary.failed += 1;
+            }
+        }
+        if summary.finished.len() < Summary::KEPT {
+            summary.finished.push(finished);
+        }
+    }
+}
+
+/// Gives back what an execution occupied, however its driver ends.
+struct Occupied {
+    shared: Arc<Shared>,
+    standing: Arc<Standing>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.shared.leases.remove(&self.standing.lease);
+        self.shared.instruments.executions_active.dec();
+        self.slot.take();
+        self.shared.freed.notify_one();
+    }
+}
+
+async fn drive(
+    shared: Arc<Shared>,
+    standing: Arc<Standing>,
+    claim: Claim,
+    slot: OwnedSemaphorePermit,
+) {
+    shared.instruments.executions_active.inc();
+    let occupied =
+        Occupied { shared: shared.clone(), standing: standing.clone(), slot: Some(slot) };
+    let span = info_span!("execution", execution.id = %standing.lease.execution,
+        workflow.name = %claim.workflow.name, lease.fence = standing.lease.fence.0);
+    drive_and_tell(&shared, standing, claim).instrument(span).await;
+    drop(occupied);
+}
+
+async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Claim) {
+    let kind = match &claim.kind {
+        ClaimKind::Fresh => {
+            info!(event = "execution.claimed", "claimed");
+            "fresh"
+        }
+        ClaimKind::TakenOver { from, cause } => {
+            info!(
+                event = "execution.taken_over",
+                from = from.as_deref().unwrap_or("~released"),
+                cause = cause.as_str(),
+                "taken over"
+            );
+            "takeover"
+        }
+    };
+    shared.instruments.claims.get_or_create(&ByKind { kind }).inc();
+    let began = shared.age();
+    let workflow = claim.workflow.name.clone();
+    let tools = shared.tools.clone();
+    let driven = Driver::drive(tools, standing.clone(), claim, shared.settings.steps_at_once).await;
+    let took = shared.age().saturating_sub(began);
+    match driven {
+        Driven::Ended(finish) => {
+            shared.instruments.execution_duration.observe(as_seconds(took));
+            info!(
+                event = "execution.finished",
+                result = finish.state.as_str(),
+                error = finish.error.as_deref(),
+                duration_ms = millis(took),
+                "finished"
+            );
+            shared.note_end(Finished {
+                execution: standing.lease.execution.clone(),
+                workflow,
+                state: finish.state,
+                error: finish.error,
+                took,
+            });
+        }
+        Driven::Drained(hand_back) => give_back(shared, &standing, hand_back).await,
+        Driven::Lost => note_lost(shared),
+    }
+}
+
+fn note_lost(shared: &Shared) {
+    warn!(event = "execution.lost", "lost to another worker; nothing more is written");
+    shared.summary.lock().expect("no panic while it is held").lost += 1;
+}
+
+/// Hands back until the store has answered or the lease has ended.
+async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let hand_back = [hand_back];
+    while standing.may_act(boot_now()) {
+        match shared.store.hand_back(&hand_back).await.pop() {
+            Some(Ok(())) => {
+                info!(event = "execution.handed_back", "handed back for the next worker");
+                shared.summary.lock().expect("no panic while it is held").handed_back += 1;
+                return;
+            }
+            Some(Err(AdvanceError::Fenced)) | None => {
+                shared.instruments.fenced_writes.inc();
+                break;
+            }
+            Some(Err(AdvanceError::Store(error))) => {
+                warn!(event = "execution.hand_back_failed", %error, "trying again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+    note_lost(shared);
+}

@@ -1,0 +1,20 @@
+//! One binary of integration tests, because each further one costs a link.
+//!
+//! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, so that
+//! `tests/run fast` can leave it out by name; none skips itself.
+
+mod architecture;
+mod config;
+mod contract;
+mod crash;
+mod examples;
+mod graphs;
+mod hostile_definitions;
+mod mysql;
+mod plan_cost;
+mod process;
+mod proxy;
+mod servers;
+mod shell;
+mod workflow_file;
+mod workflow_properties;

@@ -1,0 +1,184 @@
+//! The MySQL store on real servers: MySQL and MariaDB.
+//!
+//! **Invariant:** each test has a database of its own and drops it; a server that is not named is a
+//! failure, never a skip.
+
+use std::marker::PhantomData;
+
+use async_trait::async_trait;
+use orchestrator_worker::adapters::mysql::{MySqlStore, Settings};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row, raw_sql};
+use tokio::sync::Mutex;
+
+use crate::contract::Subject;
+
+mod network;
+
+/// One of the servers.
+pub trait Server: Send + Sync + 'static {
+    /// Its URL, without a database: `mysql://root@127.0.0.1:3306/`.
+    fn url() -> String;
+}
+
+pub struct MySql;
+
+impl Server for MySql {
+    fn url() -> String {
+        crate::servers::mysql_url()
+    }
+}
+
+pub struct MariaDb;
+
+impl Server for MariaDb {
+    fn url() -> String {
+        crate::servers::mariadb_url()
+    }
+}
+
+/// A database of its own on a server.
+pub struct Database<S: Server> {
+    name: String,
+    stranger: Mutex<MySqlConnection>,
+    server: PhantomData<S>,
+}
+
+impl<S: Server> Database<S> {
+    pub async fn make() -> Self {
+        let name = format!("ow_{}", uuid::Uuid::new_v4().simple());
+        let mut stranger = MySqlConnection::connect(&S::url()).await.expect("a server");
+        let sql = format!(
+            "CREATE DATABASE {name}; USE {name}; SET SESSION foreign_key_checks=0, \
+             lock_wait_timeout=30"
+        );
+        raw_sql(AssertSqlSafe(sql)).execute(&mut stranger).await.expect("a database");
+        Self { name, stranger: Mutex::new(stranger), server: PhantomData }
+    }
+
+    /// The URL of this database, at another address if one is given.
+    pub fn url(&self, address: Option<std::net::SocketAddr>) -> String {
+        let url = S::url();
+        let url = url.trim_end_matches('/');
+        match (address, url.rsplit_once('@')) {
+            (Some(address), Some((user, _))) => format!("{user}@{address}/{}", self.name),
+            _ => format!("{url}/{}", self.name),
+        }
+    }
+
+    /// Where its server listens.
+    pub fn address() -> std::net::SocketAddr {
+        let url = S::url();
+        let host = url.rsplit('@').next().and_then(|rest| rest.split('/').next());
+        host.and_then(|host| host.parse().ok()).expect("a URL with an address and a port")
+    }
+
+    pub async fn open(&self, address: Option<std::net::SocketAddr>) -> MySqlStore {
+        let settings = Settings::new(SecretString::from(self.url(address)));
+        MySqlStore::open(settings).await.expect("a store")
+    }
+
+    /// All rows of a query, each value as text.
+    pub async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        let mut stranger = self.stranger.lock().await;
+        let rows = raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *stranger).await;
+        let text = |row: &sqlx::mysql::MySqlRow, column| {
+            row.try_get_unchecked::<Option<Vec<u8>>, usize>(column)
+                .expect("bytes")
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+            .iter()
+            .map(|row| (0..row.len()).map(|column| text(row, column)).collect())
+            .collect()
+    }
+}
+
+#[async_trait]
+impl<S: Server> Subject for Database<S> {
+    type Store = MySqlStore;
+
+    async fn create() -> Self {
+        Self::make().await
+    }
+
+    async fn store(&self) -> MySqlStore {
+        self.open(None).await
+    }
+
+    async fn exec(&self, sql: &str) -> u64 {
+        let mut stranger = self.stranger.lock().await;
+        let done = raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *stranger).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    async fn one(&self, sql: &str) -> Option<String> {
+        let rows = self.rows(&format!("SELECT CAST(({sql}) AS CHAR)")).await;
+        rows.into_iter().next().and_then(|row| row.into_iter().next().flatten())
+    }
+
+    fn now() -> &'static str {
+        "UTC_TIMESTAMP(3)"
+    }
+
+    fn moved(time: &str, milliseconds: i64) -> String {
+        format!("({time} + INTERVAL {} MICROSECOND)", milliseconds * 1000)
+    }
+}
+
+impl<S: Server> Drop for Database<S> {
+    /// On a thread of its own, because dropping cannot wait.
+    fn drop(&mut self) {
+        let (url, name) = (S::url(), self.name.clone());
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let mut connection = MySqlConnection::connect(&url).await.expect("a server");
+                let sql = format!("DROP DATABASE {name}");
+                raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await
+            })
+        })
+        .join();
+        // A test that has failed already must not fail twice, which would abort all others.
+        if !std::thread::panicking() {
+            dropped.expect("no panic").expect("the database is dropped");
+        }
+    }
+}
+
+/// Makes a test of each story, on each server.
+macro_rules! on_both {
+    ($($file:ident { $($story:ident)* })*) => {
+        on_both!(@ on_mysql, crate::mysql::MySql; $($file { $($story)* })*);
+        on_both!(@ on_mariadb, crate::mysql::MariaDb; $($file { $($story)* })*);
+    };
+    (@ $module:ident, $server:ty; $($file:ident { $($story:ident)* })*) => {
+        mod $module {
+            $(mod $file {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $story() {
+                    crate::mysql::$file::$story::<$server>().await;
+                })*
+            })*
+        }
+    };
+}
+
+on_both! {
+    network {
+        a_black_holed_server_costs_an_error_and_a_connection_and_no_more
+        a_refused_connection_is_an_error_at_once_and_the_next_call_works
+        a_claim_whose_commit_went_unanswered_is_adopted
+        a_claim_whose_commit_never_arrived_is_abandoned_and_free
+        a_claim_that_nobody_could_ask_about_is_taken_over_and_driven_once
+        an_advance_that_went_unanswered_is_sent_again
+        the_locks_of_a_silent_connection_stand_in_nobodys_way
+        no_acknowledged_write_is_lost_over_callers_that_stop_waiting
+    }
+}
+
+impl<S: Server> crate::crash::Served for Database<S> {
+    fn url(&self) -> String {
+        Database::url(self, None)
+    }
+}

@@ -1,0 +1,158 @@
+//! Real worker processes, driven as an operator would, watched through their logs.
+//!
+//! **Invariant:** a process started here is killed and reaped when its handle is dropped.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread::{JoinHandle, spawn},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// No test waits longer than this for anything: it only bounds a hang.
+pub const CEILING: Duration = Duration::from_secs(120);
+
+/// The binary under test, with an environment of its own.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator-worker"));
+    command.env_clear();
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// Runs a command of the binary to its end.
+pub fn run<I: AsRef<OsStr>>(database: &str, args: impl IntoIterator<Item = I>) -> Output {
+    let output = binary()
+        .args(["--database-url", database])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Runs a command that must succeed and answers JSON.
+pub fn json<I: AsRef<OsStr>>(database: &str, args: impl IntoIterator<Item = I>) -> Value {
+    let args: Vec<_> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+    let output = run(
+        database,
+        args.iter().map(std::ffi::OsString::as_os_str).chain([OsStr::new("--output=json")]),
+    );
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}: {output:?}"))
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<(Vec<Value>, bool)>,
+    grew: Condvar,
+}
+
+/// A running `orchestrator-worker run`.
+pub struct Worker {
+    pub name: String,
+    child: Child,
+    log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a worker with short times: TTL 8 s, renewals every second, a poll every 200 ms.
+    pub fn start(database: &str, name: &str, more: &[(&str, &str)]) -> Self {
+        Self::start_with(database, name, more, &[])
+    }
+
+    pub fn start_with(database: &str, name: &str, more: &[(&str, &str)], flags: &[&str]) -> Self {
+        let mut child = binary()
+            .args(["--database-url", database, "--log-format", "json", "run", "--name", name])
+            .args(flags)
+            .env("ORCHESTRATOR_WORKER__LOCK__TTL", "8s")
+            .env("ORCHESTRATOR_WORKER__LOCK__RENEW_EVERY", "1s")
+            .env("ORCHESTRATOR_WORKER__POLL_INTERVAL", "200ms")
+            .env("ORCHESTRATOR_WORKER__ADMIN__LISTEN", "127.0.0.1:0")
+            .envs(more.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stderr = child.stderr.take().expect("it is piped");
+        let log = Arc::new(Log::default());
+        let (said, who) = (log.clone(), name.to_owned());
+        let reader = spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{who}: {line}");
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                said.lines.lock().expect("no panic").0.push(value);
+                said.grew.notify_all();
+            }
+            said.lines.lock().expect("no panic").1 = true;
+            said.grew.notify_all();
+        });
+        Self { name: name.to_owned(), child, log, reader: Some(reader) }
+    }
+
+    /// Waits until it has logged the event; returns that line.
+    pub fn wait_for(&self, event: &str) -> Value {
+        let found = |lines: &[Value]| lines.iter().find(|l| l["event"] == event).cloned();
+        let lines = self.log.lines.lock().expect("no panic");
+        let (lines, _) = self
+            .log
+            .grew
+            .wait_timeout_while(lines, CEILING, |(lines, ended)| found(lines).is_none() && !*ended)
+            .expect("no panic");
+        found(&lines.0).unwrap_or_else(|| panic!("{} never logged {event}", self.name))
+    }
+
+    pub fn logged(&self, event: &str) -> usize {
+        let lines = self.log.lines.lock().expect("no panic");
+        lines.0.iter().filter(|line| line["event"] == event).count()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = wait_until("the worker ends", || self.child.try_wait().expect("a child"));
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+        status
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = tokio::time::Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < CEILING, "waited too long until {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}

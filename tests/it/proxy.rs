@@ -1,0 +1,234 @@
+//! A small TCP proxy that a network's faults are made with.
+//!
+//! **Invariant:** what it is told takes effect on connections that are open already; it never makes
+//! up a byte, it only withholds them.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+
+/// What the proxy does with what it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// Nothing goes through any more, in either direction; the sockets stay open, new ones too.
+    BlackHole,
+    /// Connections are closed, new ones at once.
+    Refuse,
+    /// The first request that holds this text goes through; its connection never hears an answer
+    /// again. Other connections pass.
+    HoldAnswer(&'static str),
+    /// The first request that holds this text is lost, and its connection falls silent.
+    LoseRequest(&'static str),
+}
+
+/// How long a test waits for something that must happen.
+pub const CEILING: Duration = Duration::from_secs(60);
+
+/// A running proxy; dropping it closes everything.
+pub struct Proxy {
+    address: SocketAddr,
+    mode: Arc<watch::Sender<Mode>>,
+    silenced: watch::Receiver<usize>,
+    open: watch::Receiver<usize>,
+    made: Arc<AtomicUsize>,
+    _accepting: JoinSet<()>,
+}
+
+struct Shared {
+    mode: Arc<watch::Sender<Mode>>,
+    silenced: watch::Sender<usize>,
+    open: watch::Sender<usize>,
+}
+
+impl Proxy {
+    pub async fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mode = Arc::new(watch::Sender::new(Mode::Pass));
+        let (silenced, is_silenced) = watch::channel(0);
+        let (open, is_open) = watch::channel(0);
+        let made = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::new(Shared { mode: mode.clone(), silenced, open });
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, upstream, shared, made.clone()));
+        Self { address, mode, silenced: is_silenced, open: is_open, made, _accepting: accepting }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// Connections made through it so far.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a connection has fallen silent by `HoldAnswer` or `LoseRequest`.
+    pub async fn has_silenced(&self) {
+        wait(self.silenced.clone(), |count| count > 0).await;
+    }
+
+    /// Waits until the client side has closed all but so many connections.
+    pub async fn has_at_most(&self, connections: usize) {
+        wait(self.open.clone(), |count| count <= connections).await;
+    }
+}
+
+async fn wait(mut counter: watch::Receiver<usize>, until: impl Fn(usize) -> bool) {
+    let waited = timeout(CEILING, counter.wait_for(|count| until(*count))).await;
+    waited.expect("it happens within the ceiling").expect("the proxy runs");
+}
+
+async fn accept(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    shared: Arc<Shared>,
+    made: Arc<AtomicUsize>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        if *shared.mode.borrow() == Mode::Refuse {
+            continue;
+        }
+        made.fetch_add(1, Ordering::SeqCst);
+        let Ok(server) = TcpStream::connect(upstream).await else { continue };
+        connections.spawn(connect(client, server, shared.clone()));
+    }
+}
+
+/// One connection, until its client has closed it or the proxy refuses.
+async fn connect(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
+    shared.open.send_modify(|open| *open += 1);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (silence, is_silent) = watch::channel(false);
+    let mut mode = shared.mode.subscribe();
+    tokio::select! {
+        () = upwards(from_client, to_server, &shared, &silence) => {}
+        () = downwards(from_server, to_client, &shared, is_silent) => {}
+        _ = mode.wait_for(|mode| *mode == Mode::Refuse) => {}
+    }
+    shared.open.send_modify(|open| *open -= 1);
+}
+
+/// Requests. What is withheld is still read, so that a client's close is seen.
+async fn upwards(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    silence: &watch::Sender<bool>,
+) {
+    let mut buffer = vec![0; 1 << 16];
+    let mut is_lost = false;
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let request = &buffer[..length];
+        let mode = shared.mode.borrow().clone();
+        let holds = |text: &str| request.windows(text.len()).any(|part| part == text.as_bytes());
+        let strikes = match &mode {
+            Mode::HoldAnswer(text) | Mode::LoseRequest(text) => holds(text),
+            Mode::Pass | Mode::BlackHole | Mode::Refuse => false,
+        };
+        if strikes {
+            // Only one connection is struck.
+            shared.mode.send_replace(Mode::Pass);
+            silence.send_replace(true);
+            is_lost = matches!(mode, Mode::LoseRequest(_));
+        }
+        let is_withheld = is_lost || mode == Mode::BlackHole;
+        if !is_withheld && to.write_all(request).await.is_err() {
+            return;
+        }
+        if strikes {
+            shared.silenced.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// Answers.
+async fn downwards(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    shared: &Shared,
+    is_silent: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(length @ 1..) => {
+                let is_withheld = *is_silent.borrow() || *shared.mode.borrow() == Mode::BlackHole;
+                if !is_withheld && to.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+            // A server's close is withheld as well.
+            Ok(0) | Err(_) if *is_silent.borrow() => std::future::pending().await,
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_proxy_passes_withholds_and_refuses() {
+    let echo = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = echo.local_addr().expect("an address");
+    let mut echoing = JoinSet::new();
+    echoing.spawn(async move {
+        let mut clients = JoinSet::new();
+        while let Ok((mut client, _)) = echo.accept().await {
+            clients.spawn(async move {
+                let (mut from, mut to) = client.split();
+                drop(tokio::io::copy(&mut from, &mut to).await);
+            });
+        }
+    });
+    let proxy = Proxy::start(upstream).await;
+    let mut buffer = [0; 4];
+    let soon = Duration::from_millis(100);
+
+    let mut client = TcpStream::connect(proxy.address()).await.expect("a connection");
+    client.write_all(b"ping").await.expect("it is sent");
+    client.read_exact(&mut buffer).await.expect("an echo");
+    assert_eq!(&buffer, b"ping");
+
+    proxy.set(Mode::HoldAnswer("hold"));
+    client.write_all(b"hold").await.expect("it is sent");
+    proxy.has_silenced().await;
+    assert!(timeout(soon, client.read(&mut buffer)).await.is_err(), "silence, not an end");
+    let mut other = TcpStream::connect(proxy.address()).await.expect("a connection");
+    other.write_all(b"hold").await.expect("it is sent");
+    other.read_exact(&mut buffer).await.expect("only one connection is struck");
+    drop(client);
+    proxy.has_at_most(1).await;
+
+    proxy.set(Mode::BlackHole);
+    other.write_all(b"ping").await.expect("it is sent");
+    assert!(timeout(soon, other.read(&mut buffer)).await.is_err(), "silence, not an end");
+
+    proxy.set(Mode::Refuse);
+    assert_eq!(other.read(&mut buffer).await.unwrap_or(0), 0, "closed");
+    proxy.has_at_most(0).await;
+    let mut refused = TcpStream::connect(proxy.address()).await.expect("the port is there");
+    assert_eq!(refused.read(&mut buffer).await.unwrap_or(0), 0, "closed at once");
+    assert_eq!(proxy.made(), 2);
+}

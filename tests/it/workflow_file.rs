@@ -1,0 +1,253 @@
+//! Workflow files: what is recorded from them, and the sentence for everything that is wrong.
+
+use std::{fs, path::Path, time::Duration};
+
+use orchestrator_worker::{
+    cli::workflow_file::{self, WorkflowFile},
+    domain::{
+        step::{Action, Resume},
+        workflow::{OnFailure, RunMode, Workflow},
+    },
+};
+
+fn parse(text: &str) -> WorkflowFile {
+    workflow_file::parse(Path::new("f.yaml"), text, "me").expect("it is a workflow")
+}
+
+fn refusal(text: &str) -> String {
+    workflow_file::parse(Path::new("f.yaml"), text, "me").expect_err("it is refused").to_string()
+}
+
+const FULL: &str = "
+name: full
+description: everything
+steps:
+  - name: first
+    shell: echo $A
+    env: {A: 1, B: no, C: 0755, D: 'x y', E: ''}
+    timeout: 5m
+    retries: 0
+    mode: parallel
+    on_failure: skip
+    resume: fail
+  - name: second
+    func: sleep
+    parameters: {seconds: 2, word: yes}
+    depends_on: [first]
+  - name: third
+    shell: 'true'
+    depends_on: [first, second]
+";
+
+#[test]
+fn a_file_is_recorded_as_it_is_meant() {
+    let file = parse(FULL);
+    assert_eq!(
+        (file.about.description.as_str(), file.about.creator.as_str()),
+        ("everything", "me")
+    );
+    let workflow = Workflow::try_new(&file.definition).expect("it was checked");
+    let [first, second, third] = workflow.nodes() else { panic!("three steps") };
+
+    let Action::Shell { script, env } = &first.step.action else { panic!("a shell step") };
+    assert_eq!(script, "echo $A");
+    let env: Vec<_> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["A=1", "B=no", "C=0755", "D=x y", "E="], "values are as they are written");
+    assert_eq!((first.step.timeout, first.step.retries), (Duration::from_secs(300), 0));
+    assert_eq!((first.mode, first.on_failure), (RunMode::Parallel, OnFailure::Skip));
+    assert_eq!(first.step.resume, Resume::Fail);
+
+    let Action::Func { name, parameters } = &second.step.action else { panic!("a func step") };
+    assert_eq!(name, "sleep");
+    assert_eq!(parameters["seconds"], 2);
+    assert_eq!(parameters["word"], "yes");
+    assert_eq!((second.step.timeout, second.step.retries), (Duration::from_secs(30), 3));
+    assert_eq!((second.mode, second.on_failure), (RunMode::Serial, OnFailure::Abort));
+    assert_eq!(second.step.resume, Resume::Rerun);
+
+    let names = |node: &orchestrator_worker::domain::workflow::Node| -> Vec<String> {
+        node.dependencies.iter().map(|id| workflow.node(*id).step.name.clone()).collect()
+    };
+    assert_eq!((names(first), names(second)), (vec![], vec!["first".to_owned()]));
+    assert_eq!(names(third), ["first", "second"]);
+}
+
+#[test]
+fn the_same_names_give_the_same_ids_and_other_names_others() {
+    let (one, again) = (parse(FULL), parse(FULL));
+    assert_eq!(one, again);
+    let changed = parse(&FULL.replace("echo $A", "echo $B"));
+    assert_eq!(one.definition.template, changed.definition.template);
+    let ids = |file: &WorkflowFile| -> Vec<String> {
+        file.definition.steps.iter().map(|step| step.id.to_string()).collect()
+    };
+    assert_eq!(ids(&one), ids(&changed));
+    let renamed = parse(&FULL.replace("name: full", "name: other"));
+    assert_ne!(one.definition.template, renamed.definition.template);
+    assert!(ids(&one).iter().all(|id| !ids(&renamed).contains(id)));
+    assert!(ids(&one).iter().all(|id| id.len() == 36), "ids fit their columns");
+}
+
+/// Steps that are refused, and how the sentence goes on after `f.yaml`.
+const STEPS: [(&str, &str); 20] = [
+    ("- {name: a}", r#":3: step "a" says neither `shell` nor `func`; give it one of them"#),
+    (
+        "- {name: a, shell: x, func: y}",
+        r#":3: step "a" says both `shell` and `func`; make it two steps"#,
+    ),
+    (
+        "- {name: a, http: {url: x}}",
+        r#":3: step "a" is an HTTP step, and this version does not run http steps yet; use `shell` with curl"#,
+    ),
+    ("- {name: a, shell: ' '}", r#":3: step "a" has an empty `shell`; give it a script"#),
+    (
+        "- {name: a, func: ''}",
+        r#":3: step "a" has an empty `func`; give it a function's name, such as sleep"#,
+    ),
+    (
+        "- {name: a, func: f, env: {A: b}}",
+        r#":3: step "a" has `env`, which goes with `shell` only; take it out"#,
+    ),
+    (
+        "- {name: a, shell: x, parameters: {}}",
+        r#":3: step "a" has `parameters`, which goes with `func` only; take it out"#,
+    ),
+    (
+        "- {name: a, func: x, parameters: {resume: fail}}",
+        r#":3: step "a" has `parameters.resume`; write it as `resume:` beside `name`"#,
+    ),
+    (
+        "- {name: a, shell: x, timeout: 10}",
+        r#":3: step "a" has the timeout "10"; give whole seconds with a unit, such as 10s or 5m"#,
+    ),
+    (
+        "- {name: a, shell: x, timeout: 1500ms}",
+        r#":3: step "a" has the timeout "1500ms"; give whole seconds with a unit, such as 10s or 5m"#,
+    ),
+    (
+        "- {name: ' ', shell: x}",
+        r#":3: step " " has an unusable name; give it 1 to 200 characters on one line"#,
+    ),
+    (
+        "- {name: a, shell: x}\n- {name: a, shell: y}",
+        r#":4: step "a" stands here and in line 3; give each step a name of its own"#,
+    ),
+    (
+        "- {name: a, shell: x, depends_on: [a]}",
+        r#":3: step "a" depends on itself; take that out of `depends_on`"#,
+    ),
+    (
+        "- {name: build, shell: x}\n- name: b\n  shell: x\n  depends_on:\n  - biuld",
+        r#":7: step "b" depends on "biuld", which is not a step of this file; did you mean "build"?"#,
+    ),
+    (
+        "- {name: a, shell: x, depends_on: [elsewhere]}",
+        r#":3: step "a" depends on "elsewhere", which is not a step of this file; name steps of this file in `depends_on`"#,
+    ),
+    (
+        "- {name: a, shell: x, depends_on: [c]}\n- {name: b, shell: x, depends_on: [a]}\n- {name: c, shell: x, depends_on: [b]}",
+        ":3: steps wait for each other in a circle: a -> b -> c -> a; take one of them out of `depends_on`",
+    ),
+    ("- {name: a, shell: x, depends_on: b}", ":3: a list is expected here, such as [a, b]"),
+    (
+        "- {name: a, shel: x}",
+        ":3: unknown field `shel`, expected one of name, shell, env, func, parameters, http, depends_on, mode, on_failure, timeout, retries, resume",
+    ),
+    (
+        "- {name: a, shell: x, mode: both}",
+        ":3: unknown variant `both`, expected one of serial, parallel",
+    ),
+    ("- {name: a, shell: x, retries: -1}", ":3: a whole number from 0 on is expected here"),
+];
+
+#[test]
+fn each_wrong_step_is_refused_with_its_line_and_what_to_mend() {
+    for (steps, sentence) in STEPS {
+        let text = format!("name: x\nsteps:\n{steps}\n");
+        assert_eq!(refusal(&text), format!("f.yaml{sentence}"), "{steps}");
+    }
+}
+
+#[test]
+fn each_wrong_file_is_refused_with_its_line_and_what_to_mend() {
+    for (text, sentence) in [
+        ("", "f.yaml:1: the file is empty; begin it with `name:` and `steps:`"),
+        ("- a", "f.yaml:1: a group of `key: value` is expected here"),
+        ("name: x", "f.yaml:1: missing field `steps`"),
+        (
+            "name: x\nsteps: []",
+            "f.yaml: the workflow has no steps; give it at least one, with a name and `shell` or `func`",
+        ),
+        (
+            "name: x\nstep: []",
+            "f.yaml:2: unknown field `step`, expected one of name, description, steps",
+        ),
+        ("name: x\nname: y", "f.yaml:2: `name` stands twice here; take one of them out"),
+        ("name:\nsteps: []", "f.yaml:1: a text is missing here"),
+        (
+            "name: ' '\nsteps: [{name: a, shell: x}]",
+            r#"f.yaml:1: the template's name is " "; give it 1 to 200 characters on one line"#,
+        ),
+        (
+            "name: x\nsteps:\n\t- a",
+            "f.yaml:3: tabs disallowed within this context (block indentation)",
+        ),
+        ("name: x\nsteps: [\"a", "f.yaml:2: unclosed quote"),
+        (
+            "name: x\nsteps: []\n---\nname: y",
+            "f.yaml:4: one file holds one workflow; move what follows `---` into a file of its own",
+        ),
+        ("name: x\nsteps:\n- name: a\n  shell:\n    a: b", "f.yaml:5: a text is expected here"),
+    ] {
+        assert_eq!(refusal(text), sentence, "{text}");
+    }
+}
+
+#[test]
+fn a_folder_is_read_in_the_order_of_its_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).expect("the file is written");
+    };
+    let load = || workflow_file::load(folder.path(), "me");
+    let refusal = || {
+        let shown = folder.path().display().to_string();
+        load().expect_err("it is refused").to_string().replace(&shown, "DIR")
+    };
+    assert_eq!(refusal(), "DIR: there is no *.yaml file in this folder");
+
+    write("b.yaml", "name: b\nsteps: [{name: s, shell: x}]");
+    write("a.yml", "name: a\nsteps: [{name: s, shell: x}]");
+    write(".hidden.yaml", "not: a workflow");
+    write("README.md", "not a workflow");
+    let names: Vec<String> =
+        load().expect("workflows").into_iter().map(|file| file.definition.name).collect();
+    assert_eq!(names, ["a", "b"]);
+
+    write("c.yaml", "name: a\nsteps: [{name: s, shell: x}]");
+    assert_eq!(
+        refusal(),
+        "DIR/c.yaml: template \"a\" is in DIR/a.yml already; give each file a name of its own"
+    );
+    write("c.yaml", "name: [");
+    assert_eq!(refusal(), "DIR/c.yaml:1: a text is expected here");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let missing = workflow_file::load(Path::new("/nowhere/x.yaml"), "me").expect_err("missing");
+    assert_eq!(
+        missing.to_string(),
+        "/nowhere/x.yaml: cannot read it: No such file or directory (os error 2); give a workflow \
+         file or a folder with *.yaml files"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x.yaml");
+    fs::write(&path, b"name: \xff").expect("the file is written");
+    let text = workflow_file::load(&path, "me").expect_err("not UTF-8").to_string();
+    assert!(text.contains("cannot read it: stream did not contain valid UTF-8"), "{text}");
+    let large = fs::File::create(&path).expect("the file is made");
+    large.set_len((8 << 20) + 1).expect("it grows");
+    let text = workflow_file::load(&path, "me").expect_err("too large").to_string();
+    assert!(text.ends_with("it has 8388609 bytes, and a workflow file may have at most 8388608"));
+}
