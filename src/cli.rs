@@ -10,11 +10,15 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::config::Flags;
 
 mod apply;
+mod backlog;
+mod cancel;
 pub mod exit;
 mod list;
 mod migrate;
 mod output;
+mod pause;
 mod program;
+mod retry;
 mod run;
 mod show;
 mod submit;
@@ -94,6 +98,11 @@ enum Command {
     Submit(submit::SubmitArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Cancel(cancel::CancelArgs),
+    Retry(retry::RetryArgs),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
+    Backlog(backlog::BacklogArgs),
 }
 
 /// How results are printed.
@@ -131,7 +140,12 @@ impl Cli {
             | Command::Apply(_)
             | Command::Submit(_)
             | Command::List(_)
-            | Command::Show(_) => flags,
+            | Command::Show(_)
+            | Command::Cancel(_)
+            | Command::Retry(_)
+            | Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Backlog(_) => flags,
         }
     }
 
@@ -151,13 +165,18 @@ mod tests {
         let mut cli = Cli::command();
         cli.build();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+        each_is_explained(&cli);
+    }
+
+    fn each_is_explained(of: &clap::Command) {
+        for command in of.get_subcommands().filter(|command| command.get_name() != "help") {
             let name = command.get_name();
             assert!(command.get_about().is_some(), "{name} says what it does");
             assert!(command.get_after_help().is_some(), "{name} has an example");
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());
             }
+            each_is_explained(command);
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use secrecy::SecretString;
 
-use crate::domain::{id::Owner, lease::LeaseTerms, retry::Backoff};
+use crate::domain::{eligibility::Eligibility, id::Owner, lease::LeaseTerms, retry::Backoff};
 
 mod check;
 mod database;
@@ -62,6 +62,7 @@ pub struct Worker {
     pub terms: LeaseTerms,
     /// Executions in one claim.
     pub claim_batch: usize,
+    pub eligibility: Eligibility,
     pub unknown_after: Duration,
     pub drain_deadline: Duration,
     /// Steps of one execution at one time.

@@ -5,6 +5,7 @@
 //! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
 
 pub mod definition;
+pub mod eligibility;
 pub mod execution;
 pub mod id;
 pub mod intake;

@@ -96,6 +96,8 @@ pub struct Instruments {
     pub fenced_writes: Counter,
     pub queue_depth: Family<ByState, Gauge>,
     pub queue_oldest_age: Seconds,
+    pub backlog_executions: Gauge,
+    pub backlog_oldest_age: Seconds,
     pub slots: Family<ByState, Gauge>,
     pub db_operation_duration: Family<ByOperation, Histogram, Buckets>,
     pub db_errors: Family<ByKind, Counter>,
@@ -137,6 +139,8 @@ impl Instruments {
             fenced_writes: counter(r, "fenced_writes", "Writes refused: no longer the holder"),
             queue_depth: gauge_family(r, "queue_depth", "Executions in the store; read with max"),
             queue_oldest_age: gauge_seconds(r, "queue_oldest_age", "Since the oldest became due"),
+            backlog_executions: gauge(r, "backlog_executions", "Held; see `backlog`"),
+            backlog_oldest_age: gauge_seconds(r, "backlog_oldest_age", "Of the oldest held"),
             slots: gauge_family(r, "slots", "Executions this worker may hold at once"),
             db_operation_duration: {
                 let metric = Family::new_with_constructor(Buckets);

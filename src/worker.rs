@@ -42,7 +42,7 @@ pub use self::{
 };
 use crate::{
     clock::boot_now,
-    domain::{id::Owner, lease::LeaseTerms, retry::Backoff},
+    domain::{eligibility::Eligibility, id::Owner, lease::LeaseTerms, retry::Backoff},
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
         executions::{ExecutionStore, StoreError},
@@ -62,6 +62,7 @@ pub struct Settings {
     pub terms: LeaseTerms,
     /// Executions claimed in one transaction at most.
     pub claim_batch: usize,
+    pub eligibility: Arc<Eligibility>,
     pub unknown_after: Duration,
     pub drain_deadline: Duration,
     /// Steps of one execution at once.
@@ -146,9 +147,14 @@ async fn announce(shared: &Shared) {
             due = queue.due,
             later = queue.later,
             running = queue.running,
-            "started: {} executions wait, {} run",
+            backlog = queue.backlog,
+            "started: {} executions wait, {} run{}",
             queue.due + queue.later,
-            queue.running
+            queue.running,
+            match queue.backlog {
+                0 => String::new(),
+                held => format!("; {held} old ones are held: see `orchestrator-worker backlog`"),
+            }
         ),
         Err(error) => {
             info!(event = "worker.started", lease.owner = owner, slots, "started");

@@ -23,14 +23,16 @@ use super::lane::{Lanes, LanesSettings};
 use crate::{
     domain::{
         definition::Definition,
+        eligibility::Eligibility,
         id::{Beat, ExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     ports::{
         control::{
-            About, Applied, Control, ControlError, ExecutionDetail, ExecutionSummary, Filter,
-            MigrationStep, Submission, Submitted,
+            About, Applied, BacklogSummary, Cancelled, Control, ControlError, ExecutionDetail,
+            ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange, Paused, Submission,
+            Submitted,
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
@@ -45,6 +47,7 @@ mod advance;
 mod claim;
 mod control;
 mod draft;
+mod eligible;
 mod ending;
 mod errors;
 mod facts;
@@ -199,8 +202,8 @@ impl ExecutionStore for MySqlStore {
         Ok(release::reap(&self.work, limit).await?)
     }
 
-    async fn queue(&self) -> Result<Queue, StoreError> {
-        Ok(survey::queue(&self.work).await?)
+    async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {
+        Ok(survey::queue(&self.work, eligibility).await?)
     }
 }
 
@@ -224,6 +227,34 @@ impl Control for MySqlStore {
 
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError> {
         control::show(&self.work, execution).await
+    }
+
+    async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {
+        control::cancel(&self.work, execution).await
+    }
+
+    async fn retry(&self, execution: &ExecutionId) -> Result<(), ControlError> {
+        control::retry(&self.work, execution).await
+    }
+
+    async fn pause(&self, which: &Pausable) -> Result<PauseChange, ControlError> {
+        control::pause(&self.work, which, true).await
+    }
+
+    async fn resume(&self, which: &Pausable) -> Result<PauseChange, ControlError> {
+        control::pause(&self.work, which, false).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Paused>, ControlError> {
+        Ok(control::paused(&self.work).await?)
+    }
+
+    async fn backlog(&self) -> Result<BacklogSummary, ControlError> {
+        Ok(control::backlog(&self.work).await?)
+    }
+
+    async fn release_backlog(&self, template: Option<&str>) -> Result<u64, ControlError> {
+        control::release_backlog(&self.work, template).await
     }
 }
 

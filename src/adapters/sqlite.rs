@@ -7,6 +7,7 @@ mod admission;
 mod advance;
 mod claim;
 mod control;
+mod eligible;
 mod errors;
 mod locks;
 mod look;
@@ -38,6 +39,7 @@ use super::{
 };
 use crate::{
     domain::{
+        eligibility::Eligibility,
         id::{Beat, ExecutionId},
         intake::Deferrals,
         lease::{Lease, Renewal},
@@ -208,8 +210,10 @@ impl ExecutionStore for SqliteStore {
         self.on(&self.work, move |c| Box::pin(release::reap(c, limit))).await
     }
 
-    async fn queue(&self) -> Result<Queue, StoreError> {
-        self.on(&self.work, |c| Box::pin(look::queue(c))).await
+    async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {
+        let eligibility = eligibility.clone();
+        self.on(&self.work, move |c| Box::pin(async move { look::queue(c, &eligibility).await }))
+            .await
     }
 }
 

@@ -189,6 +189,7 @@ fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {
         poll_interval: settings.poll_interval,
         terms: settings.terms,
         claim_batch: settings.claim_batch,
+        eligibility: settings.eligibility.into(),
         unknown_after: settings.unknown_after,
         drain_deadline: settings.drain_deadline,
         steps_at_once: settings.steps_at_once,

@@ -74,13 +74,19 @@ pub enum Failure {
          --database-url sqlite://orchestrator.db, or use `run --submit FILE --until-idle`"
     )]
     NothingStays,
+    #[error(
+        "say what to resume: templates, or --all; `orchestrator-worker pause` lists what is paused"
+    )]
+    NothingToResume,
+    #[error("--after is more than ten years; give a shorter time, or a moment with --at")]
+    TooFar,
 }
 
 impl Failure {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Configuration,
-            Self::NothingStays => Exit::Usage,
+            Self::NothingStays | Self::NothingToResume | Self::TooFar => Exit::Usage,
             Self::App(_) | Self::File(_) | Self::Runtime(_) | Self::Print(_) => Exit::Failure,
         }
     }

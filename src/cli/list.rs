@@ -49,6 +49,8 @@ pub struct SummaryJson {
     error: Option<String>,
     created_by: Option<String>,
     created_at: Option<String>,
+    /// It is not claimed before.
+    not_before: Option<String>,
     started_at: Option<String>,
     finished_at: Option<String>,
 }
@@ -64,6 +66,7 @@ impl From<ExecutionSummary> for SummaryJson {
             error: summary.error,
             created_by: summary.created_by,
             created_at: summary.created_at.map(text::rfc3339),
+            not_before: summary.not_before.map(text::rfc3339),
             started_at: summary.started_at.map(text::rfc3339),
             finished_at: summary.finished_at.map(text::rfc3339),
         }
@@ -74,8 +77,8 @@ pub async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Failure> {
     let filter = Filter {
         state: args.state.as_deref().and_then(|word| ExecutionState::parse(word).ok()),
         template: args.template.clone(),
-        executions: Vec::new(),
         limit: args.limit,
+        ..Filter::default()
     };
     let executions = store(config).await?.control.list(&filter).await?;
     match args.output {
@@ -95,7 +98,8 @@ pub async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn print(config: &Config, executions: &[ExecutionSummary]) -> Result<(), Failure> {
+/// Prints executions as `list` does.
+pub fn print(config: &Config, executions: &[ExecutionSummary]) -> Result<(), Failure> {
     let columns = ["EXECUTION", "STATE", "CREATED (UTC)", "TEMPLATE"];
     let mut rows = Rows::new(config, &columns).whole(&[0, 1, 2]);
     for one in executions {

@@ -5,13 +5,17 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use super::{
-    OutputWord,
+    OutputWord, backlog,
     exit::{Exit, Failure},
     output::{self, Rows},
     program::must_stay,
     text,
 };
-use crate::{app, config::Config, ports::control::MigrationStep};
+use crate::{
+    app,
+    config::Config,
+    ports::control::{BacklogSummary, MigrationStep},
+};
 
 /// Make the database's tables what this version needs.
 ///
@@ -35,6 +39,7 @@ pub struct MigrateArgs {
 struct Migrated {
     dry_run: bool,
     steps: Vec<Step>,
+    backlog: Option<BacklogSummary>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +52,8 @@ pub async fn migrate(args: &MigrateArgs, config: &Config) -> Result<Exit, Failur
     must_stay(config)?;
     let stores = app::connect(&config.store).await?;
     let steps = stores.control.migrate(args.dry_run).await?;
+    // Before the first migration nothing says yet what is old.
+    let backlog = if args.dry_run { None } else { Some(stores.control.backlog().await?) };
     match args.output {
         OutputWord::Json => output::json(&Migrated {
             dry_run: args.dry_run,
@@ -57,6 +64,7 @@ pub async fn migrate(args: &MigrateArgs, config: &Config) -> Result<Exit, Failur
                     took_ms: took.map(|took| took.as_millis()),
                 })
                 .collect(),
+            backlog,
         })?,
         OutputWord::Table if steps.is_empty() => {
             output::line("nothing to do: the tables are what this version needs")?;
@@ -69,6 +77,9 @@ pub async fn migrate(args: &MigrateArgs, config: &Config) -> Result<Exit, Failur
             }
             rows.print()?;
         }
+    }
+    if let Some(held) = backlog.filter(|held| held.executions > 0) {
+        eprintln!("note: {}", backlog::sentence(&held));
     }
     Ok(Exit::Success)
 }

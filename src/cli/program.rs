@@ -3,9 +3,9 @@
 //! **Invariant:** nothing here needs a runtime but [`Program::execute`].
 
 use super::{
-    Cli, Command, apply,
+    Cli, Command, apply, backlog, cancel,
     exit::{Exit, Failure},
-    list, migrate, run, show, submit,
+    list, migrate, pause, retry, run, show, submit,
 };
 use crate::{
     app::{self, Logger, Logs, Stores},
@@ -48,6 +48,11 @@ impl Program {
             Command::Submit(args) => submit::submit(args, config).await,
             Command::List(args) => list::list(args, config).await,
             Command::Show(args) => show::show(args, config).await,
+            Command::Cancel(args) => cancel::cancel(args, config).await,
+            Command::Retry(args) => retry::retry(args, config).await,
+            Command::Pause(args) => pause::pause(args, config).await,
+            Command::Resume(args) => pause::resume(args, config).await,
+            Command::Backlog(args) => backlog::backlog(args, config).await,
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     app::Daemon,
     config::{Config, Flags},
-    ports::control::{Control, Submission},
+    ports::control::{Control, Start, Submission},
     worker::{Finished, Summary},
 };
 
@@ -96,7 +96,7 @@ async fn apply_and_submit(
 ) -> Result<(), Failure> {
     apply_file(control, file).await?;
     let template = file.definition.template.to_string();
-    let submission = Submission { template, created_by: user.into() };
+    let submission = Submission { template, created_by: user.into(), start: Start::Now };
     let submitted = control.submit(&submission).await?;
     tracing::info!(
         event = "execution.submitted",

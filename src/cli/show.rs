@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    ports::control::{AttemptDetail, ExecutionDetail, StepDetail},
+    ports::control::{AttemptDetail, ExecutionDetail, ExecutionSummary, StepDetail},
 };
 
 /// Longest output or error of a step in a table; `--output json` shows all of it.
@@ -116,6 +116,12 @@ fn attempt_json(attempt: AttemptDetail) -> AttemptJson {
     }
 }
 
+/// Of what has not started; afterwards it does not matter any more.
+fn not_before(summary: &ExecutionSummary) -> String {
+    let time = summary.not_before.filter(|_| summary.started_at.is_none());
+    time.map_or_else(String::new, text::rfc3339)
+}
+
 fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
     let summary = &detail.summary;
     let template = summary.template_name.clone().unwrap_or_default();
@@ -127,6 +133,7 @@ fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
         ("error", text::cell(summary.error.as_deref().unwrap_or_default(), CELL)),
         ("held by", summary.owner.clone()),
         ("created", time(summary.created_at)),
+        ("not before", not_before(summary)),
         ("started", time(summary.started_at)),
         ("finished", time(summary.finished_at)),
     ] {

@@ -11,16 +11,18 @@ use super::{
     exit::{Exit, Failure},
     output,
     program::store,
-    show,
+    show, text,
 };
 use crate::{
     config::Config,
     domain::{execution::ExecutionState, id::ExecutionId},
-    ports::control::{Control, ExecutionDetail, Submission, Submitted},
+    ports::control::{Control, ExecutionDetail, Start, Submission, Submitted, UnixMillis},
 };
 
 /// Between two looks at an execution that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// `--after` at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// After which a pending execution deserves a hint.
 const STILL_PENDING: Duration = Duration::from_secs(10);
 
@@ -31,10 +33,17 @@ const STILL_PENDING: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker submit release
-  orchestrator-worker submit release --wait && echo released")]
+  orchestrator-worker submit release --wait && echo released
+  orchestrator-worker submit report --at 2026-08-01T06:30:00Z")]
 pub struct SubmitArgs {
     /// The template's name or id.
     template: String,
+    /// Not before this moment: 2026-08-01T06:30:00Z, 2026-08-01T08:30:00+02:00.
+    #[arg(long, value_name = "MOMENT", value_parser = text::moment)]
+    at: Option<UnixMillis>,
+    /// Not before this time has passed: 90s, 10m, 2h.
+    #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = text::duration)]
+    after: Option<Duration>,
     /// Wait until the execution has ended, and show it.
     #[arg(long)]
     wait: bool,
@@ -52,8 +61,14 @@ struct SubmittedJson {
 
 pub async fn submit(args: &SubmitArgs, config: &Config) -> Result<Exit, Failure> {
     let stores = store(config).await?;
-    let submission =
-        Submission { template: args.template.clone(), created_by: config.user.clone() };
+    let start = match (args.at, args.after) {
+        (None, Some(wait)) if wait > LONGEST_WAIT => return Err(Failure::TooFar),
+        (Some(moment), _) => Start::At(moment),
+        (None, Some(wait)) => Start::After(wait),
+        (None, None) => Start::Now,
+    };
+    let (template, created_by) = (args.template.clone(), config.user.clone());
+    let submission = Submission { template, created_by, start };
     let submitted = stores.control.submit(&submission).await?;
     if !args.wait {
         print(submitted, args.output)?;

@@ -28,6 +28,19 @@ pub fn between(from: UnixMillis, to: UnixMillis) -> Duration {
     Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or_default())
 }
 
+/// A time with its unit, as an argument.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "give a time with its unit, such as 90s, 10m, 2h or 7d".into())
+}
+
+/// A moment, as an argument.
+pub fn moment(text: &str) -> Result<UnixMillis, String> {
+    let time: Result<Timestamp, _> = text.parse();
+    time.map(|time| UnixMillis(time.as_millisecond()))
+        .map_err(|_| "give a moment with its offset, such as 2026-08-01T06:30:00Z".into())
+}
+
 /// `12ms`, `3.4s`, `5m 10s`.
 pub fn took(duration: Duration) -> String {
     match duration.as_millis() {

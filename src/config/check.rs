@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a value that leaves this file is within the limits that the README states.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
@@ -13,7 +13,12 @@ use super::{
     owner_name,
     settings::{Names, Settings},
 };
-use crate::domain::{id::Owner, lease::LeaseTerms, retry::Backoff};
+use crate::domain::{
+    eligibility::{Backlog, Eligibility},
+    id::Owner,
+    lease::LeaseTerms,
+    retry::Backoff,
+};
 
 /// A claim transaction holds no more executions than this.
 const LARGEST_BATCH: usize = 50;
@@ -38,6 +43,7 @@ pub(super) fn worker(
         )?,
         terms: terms(settings, origins)?,
         claim_batch: number(origins, "claim.batch", batch, 1..=LARGEST_BATCH)?,
+        eligibility: eligibility(settings, origins)?,
         unknown_after: duration(
             origins,
             "claim.unknown_after",
@@ -82,6 +88,27 @@ fn terms(settings: &Settings, origins: &Origins) -> Result<LeaseTerms, ConfigErr
         ttl: origins.of("lock.ttl"),
         renew_every: origins.of("lock.renew_every"),
     })
+}
+
+fn eligibility(settings: &Settings, origins: &Origins) -> Result<Eligibility, ConfigError> {
+    let claim = &settings.claim;
+    let names = |names: &Option<Names>| -> BTreeSet<String> {
+        names.as_ref().map(Names::to_list).unwrap_or_default().into_iter().collect()
+    };
+    let (include, exclude) = (names(&claim.include), names(&claim.exclude));
+    if let Some(name) = include.intersection(&exclude).next() {
+        let problem = format!("names {name:?}, which claim.include names too; take it out of one");
+        return Err(ConfigError::invalid(origins, "claim.exclude", problem));
+    }
+    let backlog = match claim.backlog.as_str() {
+        "hold" => Backlog::Hold,
+        "run" => Backlog::Run,
+        other => {
+            let problem = format!("is {other:?}; give hold or run");
+            return Err(ConfigError::invalid(origins, "claim.backlog", problem));
+        }
+    };
+    Ok(Eligibility { include, exclude, backlog })
 }
 
 fn backoff(settings: &Settings, origins: &Origins) -> Result<Backoff, ConfigError> {

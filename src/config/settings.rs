@@ -47,6 +47,12 @@ level!(Claim {
     /// As many as there are slots, at most 50, if it is not given.
     batch: Option<usize> = None,
     unknown_after: String = "10m".into(),
+    /// Names of templates; no others are claimed if there are any.
+    include: Option<Names> = None,
+    /// Names of templates that are not claimed.
+    exclude: Option<Names> = None,
+    /// `hold` or `run`: rows that were a day old when the tables were first migrated.
+    backlog: String = "hold".into(),
 });
 
 level!(Step {

@@ -29,6 +29,30 @@ pub trait Control: Send + Sync + 'static {
     async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionSummary>, ControlError>;
 
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError>;
+
+    /// Sets an execution to `cancelled`. Steps of one that nobody holds are skipped with it; the
+    /// worker that holds it stops the others at its next renewal.
+    async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError>;
+
+    /// Makes a failed or cancelled execution pending again, due at once. Steps that succeeded stay;
+    /// all others run again, those with a definite failure under a new idempotency key.
+    async fn retry(&self, execution: &ExecutionId) -> Result<(), ControlError>;
+
+    /// Keeps the executions of a template, or of all, from being claimed; what runs goes on.
+    async fn pause(&self, which: &Pausable) -> Result<PauseChange, ControlError>;
+
+    /// Takes a pause back.
+    async fn resume(&self, which: &Pausable) -> Result<PauseChange, ControlError>;
+
+    /// What is paused, oldest first.
+    async fn paused(&self) -> Result<Vec<Paused>, ControlError>;
+
+    /// How much is held as backlog.
+    async fn backlog(&self) -> Result<BacklogSummary, ControlError>;
+
+    /// Lets backlog of one template (a name or an id), or all of it, be claimed; returns how many
+    /// executions.
+    async fn release_backlog(&self, template: Option<&str>) -> Result<u64, ControlError>;
 }
 
 /// One thing that a migration does.
@@ -62,6 +86,68 @@ pub struct Submission {
     /// A template's name or id.
     pub template: String,
     pub created_by: String,
+    pub start: Start,
+}
+
+/// When a submitted execution is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    #[default]
+    Now,
+    At(UnixMillis),
+    /// From now on, by the store's clock.
+    After(Duration),
+}
+
+/// What a cancellation met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "was", rename_all = "snake_case")]
+pub enum Cancelled {
+    /// Nobody had claimed it: it is over.
+    Pending,
+    /// A worker holds it and stops it at its next renewal; without an owner it was handed back, or
+    /// the orchestrator itself runs it.
+    Running { owner: String },
+    /// Somebody had cancelled it before.
+    Cancelled,
+}
+
+/// What can be paused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pausable {
+    /// A template's name or id.
+    Template(String),
+    All,
+}
+
+/// What a pause or its end has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PauseChange {
+    /// `None` for all templates.
+    pub template: Option<TemplateId>,
+    pub template_name: Option<String>,
+    /// It was not like this before.
+    pub changed: bool,
+}
+
+/// A pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Paused {
+    /// `None` for all templates.
+    pub template: Option<TemplateId>,
+    /// Missing where the template is gone.
+    pub template_name: Option<String>,
+    pub since: Option<UnixMillis>,
+}
+
+/// Pending executions that were a day old already when the tables were first migrated and that
+/// nobody has released.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BacklogSummary {
+    pub executions: u64,
+    /// When the oldest and the newest were created.
+    pub oldest: Option<UnixMillis>,
+    pub newest: Option<UnixMillis>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -79,6 +165,10 @@ pub struct Filter {
     pub template: Option<String>,
     /// These ids only, if any are given.
     pub executions: Vec<ExecutionId>,
+    /// Held as backlog.
+    pub backlog: bool,
+    /// Ended at most so long ago.
+    pub ended_within: Option<Duration>,
     pub limit: u32,
 }
 
@@ -99,6 +189,8 @@ pub struct ExecutionSummary {
     pub error: Option<String>,
     pub created_by: Option<String>,
     pub created_at: Option<UnixMillis>,
+    /// It is not claimed before.
+    pub not_before: Option<UnixMillis>,
     pub started_at: Option<UnixMillis>,
     pub finished_at: Option<UnixMillis>,
 }
@@ -148,6 +240,13 @@ pub enum ControlError {
     Inactive(String),
     #[error("there is no execution {0:?}; `orchestrator-worker list` shows those there are")]
     NoExecution(String),
+    #[error("execution {execution} cannot be {what}: it is {state}")]
+    WrongState { execution: ExecutionId, what: &'static str, state: String },
+    #[error(
+        "execution {execution} cannot be retried yet: it was cancelled while {owner} held it, which \
+         has not let go of it; try again in a moment"
+    )]
+    StillHeld { execution: ExecutionId, owner: String },
     #[error("the tables are not there yet; run `orchestrator-worker migrate` first")]
     NotMigrated,
     #[error(

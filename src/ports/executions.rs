@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
+    eligibility::Eligibility,
     execution::AttemptOutcome,
     id::{Beat, ExecutionId, Owner, StepExecutionId},
     intake::{Deferral, StepSlot, Supported},
@@ -49,8 +50,8 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
 
-    /// What waits and what runs, in the whole store.
-    async fn queue(&self) -> Result<Queue, StoreError>;
+    /// What waits for workers of this eligibility, and what runs, in the whole store.
+    async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError>;
 }
 
 /// Who claims, and on what terms.
@@ -65,6 +66,8 @@ pub struct Claimant {
     /// Most steps of one execution at one time.
     pub steps_at_once: usize,
     pub supported: Arc<Supported>,
+    /// Which pending executions are claimed; a takeover asks for nothing.
+    pub eligibility: Arc<Eligibility>,
     /// How long an unknown function or executor type is left for newer workers.
     pub unknown_after: Duration,
     /// Unclean ends in a row after which an execution is failed.
@@ -244,6 +247,10 @@ pub struct Queue {
     pub running: u64,
     /// Since the oldest due one became due.
     pub oldest_due: Duration,
+    /// Pending and held as backlog; 0 where the backlog is run.
+    pub backlog: u64,
+    /// Since the oldest of those was created.
+    pub oldest_backlog: Duration,
 }
 
 impl Queue {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{
+        eligibility::Eligibility,
         id::Beat,
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
@@ -98,7 +99,7 @@ impl ExecutionStore for Metered {
         self.count(self.timed("reap", self.store.reap(limit)).await)
     }
 
-    async fn queue(&self) -> Result<Queue, StoreError> {
-        self.count(self.timed("queue", self.store.queue()).await)
+    async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {
+        self.count(self.timed("queue", self.store.queue(eligibility)).await)
     }
 }

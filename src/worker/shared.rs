@@ -132,6 +132,7 @@ impl Shared {
             beat: self.beats.now(),
             steps_at_once: self.settings.steps_at_once,
             supported: self.supported.clone(),
+            eligibility: self.settings.eligibility.clone(),
             unknown_after: self.settings.unknown_after,
             poison_claims: self.settings.poison_claims,
         }
@@ -172,13 +173,16 @@ impl Shared {
 
     /// Reads the queue and sets its gauges.
     pub async fn count_queue(&self) -> Result<Queue, StoreError> {
-        let queue = self.store.queue().await?;
+        let queue = self.store.queue(&self.settings.eligibility).await?;
         let depths = [("due", queue.due), ("not_due", queue.later), ("running", queue.running)];
         for (state, depth) in depths {
             let depth = i64::try_from(depth).unwrap_or(i64::MAX);
             self.instruments.queue_depth.get_or_create(&ByState { state }).set(depth);
         }
         self.instruments.queue_oldest_age.set(as_seconds(queue.oldest_due));
+        let backlog = i64::try_from(queue.backlog).unwrap_or(i64::MAX);
+        self.instruments.backlog_executions.set(backlog);
+        self.instruments.backlog_oldest_age.set(as_seconds(queue.oldest_backlog));
         Ok(queue)
     }
 

@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod claim;
+mod eligible;
 pub mod sqlite;
+mod steer;
 pub mod world;
 
 /// A database of its own, and stores on it.
@@ -61,6 +63,25 @@ macro_rules! contract {
                     an_unknown_function_waits_for_newer_workers_and_fails_in_the_end
                     of_duplicate_step_rows_the_first_id_counts
                     the_plan_of_the_first_claim_is_kept_though_the_template_is_edited
+                }
+                eligible {
+                    only_templates_that_are_let_in_are_claimed
+                    a_paused_template_waits_and_goes_on_when_it_is_resumed
+                    a_pause_of_all_stops_every_claim_and_no_takeover
+                    the_backlog_is_held_until_it_is_released
+                    the_backlog_of_one_template_is_released_alone
+                    a_worker_that_is_told_to_runs_the_backlog
+                    a_scheduled_execution_waits_for_its_moment
+                }
+                steer {
+                    a_pending_execution_is_cancelled_with_its_steps
+                    a_running_execution_is_cancelled_by_its_holder_at_its_renewal
+                    a_released_execution_that_is_cancelled_is_tidied
+                    what_has_ended_is_not_cancelled
+                    a_failed_execution_is_retried_from_its_first_unfinished_step
+                    a_retry_shuts_out_the_former_claim
+                    a_retry_gives_a_new_key_only_after_a_definite_failure
+                    what_is_still_held_or_has_succeeded_is_not_retried
                 }
             }
         }

@@ -16,5 +16,6 @@ mod process;
 mod proxy;
 mod servers;
 mod shell;
+mod steering;
 mod workflow_file;
 mod workflow_properties;

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::contract::Subject;
 
+mod backlog;
 mod network;
 
 /// One of the servers.
@@ -165,6 +166,9 @@ macro_rules! on_both {
 }
 
 on_both! {
+    backlog {
+        a_claim_reads_no_row_of_a_held_backlog
+    }
     network {
         a_black_holed_server_costs_an_error_and_a_connection_and_no_more
         a_refused_connection_is_an_error_at_once_and_the_next_call_works

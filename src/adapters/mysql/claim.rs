@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     admit::{self, AGE, Owned},
     draft::Draft,
+    eligible::Eligible,
     ending,
     errors::Fault,
     facts::{self, Facts},
@@ -125,12 +126,12 @@ impl Work for ClaimWork {
     async fn attempt(&mut self, session: &mut Session) -> Result<Batch, Fault> {
         self.draft.begin();
         let facts = facts::of(session).await?;
-        if !is_any_due(session).await? {
+        let Some(eligible) = self.eligible(session, &facts).await? else {
             return Ok(Batch::default());
-        }
+        };
         session.begin().await?;
         facts::settled_primary(session).await?;
-        let pinned = pin(session, self.limit, self.only.as_ref()).await?;
+        let pinned = pin(session, self.limit, self.only.as_ref(), &eligible).await?;
         self.draft.pin(pinned.iter().map(|row| row.execution.clone()).collect());
         if pinned.is_empty() {
             session.rollback().await?;
@@ -152,12 +153,13 @@ impl Work for ClaimWork {
 }
 
 /// A plain look first: an empty locking read costs several times as much.
-async fn is_any_due(session: &mut Session) -> Result<bool, Fault> {
-    let ask = fixed(
+async fn is_any_due(session: &mut Session, eligible: &Eligible) -> Result<bool, Fault> {
+    let sql = format!(
         "SELECT 1 FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='pending' \
-         AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000 LIMIT 1",
+         AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{} LIMIT 1",
+        eligible.sql()
     );
-    Ok(session.row(ask).await?.is_some())
+    Ok(session.row(eligible.bind(made(sql).persistent(true))).await?.is_some())
 }
 
 /// A row under this transaction's lock.
@@ -176,6 +178,7 @@ async fn pin(
     session: &mut Session,
     limit: usize,
     only: Option<&ExecutionId>,
+    eligible: &Eligible,
 ) -> Result<Vec<Pinned>, Fault> {
     let (index, further) = match only {
         None => ("ow_poll", ""),
@@ -185,11 +188,13 @@ async fn pin(
         "SELECT id, template_id, ow_plan, CAST(started_at AS CHAR), {AGE}, \
          CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',UTC_TIMESTAMP(6))) \
          AS UNSIGNED) FROM workflow_executions FORCE INDEX ({index}) \
-         WHERE status='pending' AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{further} \
-         ORDER BY ow_due, id LIMIT ? FOR UPDATE SKIP LOCKED"
+         WHERE status='pending' AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{further}{} \
+         ORDER BY ow_due, id LIMIT ? FOR UPDATE SKIP LOCKED",
+        eligible.sql()
     );
     let ask = made(sql).persistent(only.is_none());
     let ask = only.into_iter().fold(ask, |ask, id| ask.bind(id.as_str()));
+    let ask = eligible.bind(ask);
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     session.rows(ask.bind(limit)).await?.iter().map(pinned).collect()
 }
@@ -206,6 +211,24 @@ fn pinned(row: &MySqlRow) -> Result<Pinned, Fault> {
 }
 
 impl ClaimWork {
+    /// What may be claimed; `None` if nothing of it is due. Templates are only read where something
+    /// is due that its time does not keep out.
+    async fn eligible(
+        &self,
+        session: &mut Session,
+        facts: &Facts,
+    ) -> Result<Option<Eligible>, Fault> {
+        let wanted = &self.who.eligibility;
+        if !is_any_due(session, &Eligible::by_due_time(wanted, facts)).await? {
+            return Ok(None);
+        }
+        let Some(eligible) = Eligible::read(session, wanted, facts).await? else {
+            return Ok(None);
+        };
+        let is_due = !eligible.names_templates() || is_any_due(session, &eligible).await?;
+        Ok(is_due.then_some(eligible))
+    }
+
     /// T to C5. Returns the batch and the plans stored on the way.
     async fn take(
         &self,

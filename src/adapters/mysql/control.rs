@@ -1,11 +1,18 @@
-//! What an operator asks of the store: put templates in, submit, look.
+//! What an operator asks of the store: put templates in, submit, look, steer.
 //!
-//! **Invariant:** nothing in here writes a row that a worker holds.
+//! **Invariant:** of a row that a worker holds nothing is written but its cancellation.
 
 mod apply;
+mod backlog;
+mod find;
 mod look;
+mod pause;
+mod steer;
 mod submit;
 
 pub(super) use apply::apply;
+pub(super) use backlog::{backlog, release_backlog};
 pub(super) use look::{list, show};
+pub(super) use pause::{pause, paused};
+pub(super) use steer::{cancel, retry};
 pub(super) use submit::submit;

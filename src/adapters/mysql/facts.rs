@@ -24,6 +24,8 @@ pub(super) struct Facts {
     /// An expression for the lock key of the execution `e`, in the column's own collation: tables
     /// made by two server versions differ (1267).
     pub lock_key_of_e: String,
+    /// Pending rows that were created before this time and never claimed are backlog.
+    pub backlog_before: String,
 }
 
 /// The facts; refuses tables that are missing, or too new for this version.
@@ -36,6 +38,7 @@ pub(super) async fn of(session: &mut Session) -> Result<Arc<Facts>, Fault> {
     let facts = Arc::new(Facts {
         lock_key_index: lock_key_index(session).await?,
         lock_key_of_e: lock_key_of_e(session).await?,
+        backlog_before: backlog_before(session).await?,
     });
     session.shared.learn_facts(Some(facts.clone()));
     Ok(facts)
@@ -49,6 +52,13 @@ async fn check_version(session: &mut Session) -> Result<(), Fault> {
         return Err(Fault::TooNew { needed, known: SCHEMA });
     }
     Ok(())
+}
+
+async fn backlog_before(session: &mut Session) -> Result<String, Fault> {
+    let ask =
+        fixed("SELECT CAST(first_migrated_at - INTERVAL 1 DAY AS CHAR) FROM ow_meta WHERE id=1");
+    let row = session.row(ask).await?.ok_or(Fault::NotMigrated)?;
+    rows::name(&row, 0)
 }
 
 async fn check_engines(session: &mut Session) -> Result<(), Fault> {

@@ -6,7 +6,7 @@
 use sqlx::{Row, mysql::MySqlRow};
 
 use super::errors::Fault;
-use crate::domain::id::PlanHash;
+use crate::{domain::id::PlanHash, ports::control::UnixMillis};
 
 /// Longest `TEXT` in bytes.
 pub(super) const TEXT_BYTES: usize = 65_535;
@@ -33,6 +33,20 @@ pub(super) fn number(row: &MySqlRow, column: usize) -> Result<Option<i64>, Fault
 /// An unsigned whole number; NULL counts as 0.
 pub(super) fn count(row: &MySqlRow, column: usize) -> Result<u64, Fault> {
     Ok(row.try_get::<Option<u64>, _>(column)?.unwrap_or(0))
+}
+
+/// An expression for a stored time as milliseconds since 1970, UTC: the session's offset is that of
+/// the rows.
+pub(super) fn unix(column: &str) -> String {
+    format!(
+        "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', \
+         CONVERT_TZ({column}, @@session.time_zone, '+00:00')) DIV 1000"
+    )
+}
+
+/// A [`unix`].
+pub(super) fn time(row: &MySqlRow, column: usize) -> Result<Option<UnixMillis>, Fault> {
+    Ok(number(row, column)?.map(UnixMillis))
 }
 
 /// A plan's hash.

@@ -9,14 +9,17 @@ use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 
 use super::{
+    eligible::{Eligible, is_backlog},
     errors::Fault,
-    facts, rows,
-    session::{Entrance, Session, fixed, made},
+    facts::{self, Facts},
+    rows,
+    session::{Entrance, Session, Sql, fixed, made},
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
     adapters::lane::Lanes,
     domain::{
+        eligibility::{Backlog, Eligibility},
         id::{Beat, Fence, RELEASED},
         recovery::{Held, Holder, LockSeen},
     },
@@ -72,42 +75,73 @@ fn micros(value: Option<i64>) -> Duration {
     Duration::from_micros(value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0))
 }
 
-pub(super) async fn queue(lanes: &Lanes<Entrance>) -> Result<Queue, Fault> {
-    run(lanes, WORK_LIMIT, Numbers).await
+pub(super) async fn queue(
+    lanes: &Lanes<Entrance>,
+    eligibility: &Eligibility,
+) -> Result<Queue, Fault> {
+    run(lanes, WORK_LIMIT, Numbers { eligibility: eligibility.clone() }).await
 }
 
-struct Numbers;
+struct Numbers {
+    eligibility: Eligibility,
+}
 
 #[async_trait]
 impl Work for Numbers {
     type Answer = Queue;
 
-    /// `ow_fence` as in a claim: what no worker may take does not wait.
     async fn attempt(&mut self, session: &mut Session) -> Result<Queue, Fault> {
-        facts::of(session).await?;
-        let pending = fixed(
-            "SELECT COUNT(*), CAST(COALESCE(SUM(ow_due <= NOW(3) + INTERVAL ? SECOND), 0) AS SIGNED), \
-             TIMESTAMPDIFF(MICROSECOND, MIN(ow_due), NOW(3)) \
-             FROM workflow_executions FORCE INDEX (ow_poll) \
-             WHERE status='pending' AND ow_fence < 9000000000000000000",
-        );
-        let pending = session.row(pending.bind(Queue::SOON.as_secs())).await?;
+        let facts = facts::of(session).await?;
+        let mut queue = match Eligible::read(session, &self.eligibility, &facts).await? {
+            Some(eligible) => pending(session, &eligible).await?,
+            None => Queue::default(),
+        };
         let running = fixed(
             "SELECT COUNT(*) FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='running'",
         );
-        let running = session.row(running).await?;
-        let (Some(pending), Some(running)) = (pending, running) else {
-            return Err(Fault::Unexpected("a count gave no row".into()));
-        };
-        let number = |row: &MySqlRow, column| -> Result<u64, Fault> {
-            Ok(u64::try_from(rows::number(row, column)?.unwrap_or(0)).unwrap_or(0))
-        };
-        let due = number(&pending, 1)?;
-        Ok(Queue {
-            due,
-            later: number(&pending, 0)?.saturating_sub(due),
-            running: number(&running, 0)?,
-            oldest_due: micros(rows::number(&pending, 2)?),
-        })
+        queue.running = number(&one(session, running).await?, 0)?;
+        if self.eligibility.backlog == Backlog::Hold {
+            (queue.backlog, queue.oldest_backlog) = backlog(session, &facts).await?;
+        }
+        Ok(queue)
     }
+}
+
+/// `ow_fence` as in a claim: what no worker may take does not wait.
+async fn pending(session: &mut Session, eligible: &Eligible) -> Result<Queue, Fault> {
+    let ask = made(format!(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(ow_due <= NOW(3) + INTERVAL ? SECOND), 0) AS SIGNED), \
+         TIMESTAMPDIFF(MICROSECOND, MIN(ow_due), NOW(3)) \
+         FROM workflow_executions FORCE INDEX (ow_poll) \
+         WHERE status='pending' AND ow_fence < 9000000000000000000{}",
+        eligible.sql()
+    ));
+    let row = one(session, eligible.bind(ask.bind(Queue::SOON.as_secs()))).await?;
+    let due = number(&row, 1)?;
+    Ok(Queue {
+        due,
+        later: number(&row, 0)?.saturating_sub(due),
+        oldest_due: micros(rows::number(&row, 2)?),
+        ..Queue::default()
+    })
+}
+
+async fn backlog(session: &mut Session, facts: &Facts) -> Result<(u64, Duration), Fault> {
+    let ask = made(format!(
+        "SELECT COUNT(*), TIMESTAMPDIFF(MICROSECOND, MIN(ow_due), NOW(3)) \
+         FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='pending'{}",
+        is_backlog()
+    ));
+    let row = one(session, ask.persistent(true).bind(&facts.backlog_before)).await?;
+    Ok((number(&row, 0)?, micros(rows::number(&row, 1)?)))
+}
+
+/// The row of numbers.
+async fn one(session: &mut Session, ask: Sql<'_>) -> Result<MySqlRow, Fault> {
+    let row = session.row(ask).await?;
+    row.ok_or_else(|| Fault::Unexpected("a count gave no row".into()))
+}
+
+fn number(row: &MySqlRow, column: usize) -> Result<u64, Fault> {
+    Ok(u64::try_from(rows::number(row, column)?.unwrap_or(0)).unwrap_or(0))
 }

@@ -5,12 +5,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 use uuid::Uuid;
 
 use super::{
     Shared,
     admission::{Candidate, Verdict, decide},
+    eligible::{Eligible, is_eligible},
     errors::Failure,
     locks,
     rows::{Cells, signed},
@@ -34,12 +35,13 @@ pub(super) async fn claim(
     as_who: &Claimant,
     limit: usize,
 ) -> Result<Batch, Failure> {
-    if !anything_due(connection).await? {
+    let eligible = Eligible::read(connection, &as_who.eligibility).await?;
+    if !anything_due(connection, &eligible).await? {
         return Ok(Batch::default());
     }
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
-    let pinned = pin(&mut moment, limit).await?;
+    let pinned = pin(&mut moment, limit, &eligible).await?;
     let keys: Vec<LockKey> = locks::keys(pinned.iter().map(|c| &c.execution)).collect();
     locks::clear_dead(moment.on(), &now, &keys).await?;
     let mut taking = Taking::new(shared, as_who, &pinned);
@@ -57,31 +59,42 @@ pub(super) async fn claim(
     Ok(batch)
 }
 
-async fn anything_due(connection: &mut SqliteConnection) -> Result<bool, Failure> {
-    let row = sqlx::query(
+async fn anything_due(
+    connection: &mut SqliteConnection,
+    eligible: &Eligible,
+) -> Result<bool, Failure> {
+    let sql = format!(
         "SELECT 1 FROM workflow_executions INDEXED BY ow_poll
-          WHERE status='pending' AND ow_due<=strftime('%Y-%m-%d %H:%M:%f','now') LIMIT 1",
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.is_some())
+          WHERE status='pending' AND ow_due<=strftime('%Y-%m-%d %H:%M:%f','now') AND ow_fence<?4
+            AND {} LIMIT 1",
+        is_eligible()
+    );
+    let ask = eligible.bind(sqlx::query(AssertSqlSafe(sql))).bind(signed(Fence::CEILING));
+    Ok(ask.fetch_optional(connection).await?.is_some())
 }
 
-async fn pin(moment: &mut Moment<'_>, limit: usize) -> Result<Vec<Candidate>, Failure> {
+async fn pin(
+    moment: &mut Moment<'_>,
+    limit: usize,
+    eligible: &Eligible,
+) -> Result<Vec<Candidate>, Failure> {
     let now = moment.now.clone();
-    let rows = sqlx::query(
+    let sql = format!(
         "SELECT id, template_id, ow_plan,
-                max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
-                CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age
+                max(ow_fence+1, CAST(unixepoch(?4,'subsec')*1000000 AS INTEGER)) AS fence,
+                CAST((unixepoch(?4,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age
            FROM workflow_executions INDEXED BY ow_poll
-          WHERE status='pending' AND ow_due<=?1 AND ow_fence<?2
-          ORDER BY ow_due, id LIMIT ?3",
-    )
-    .bind(now)
-    .bind(signed(Fence::CEILING))
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-    .fetch_all(moment.on())
-    .await?;
+          WHERE status='pending' AND ow_due<=?4 AND ow_fence<?5 AND {}
+          ORDER BY ow_due, id LIMIT ?6",
+        is_eligible()
+    );
+    let rows = eligible
+        .bind(sqlx::query(AssertSqlSafe(sql)))
+        .bind(now)
+        .bind(signed(Fence::CEILING))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(moment.on())
+        .await?;
     rows.iter()
         .map(|row| {
             Ok(Candidate {

@@ -1,6 +1,10 @@
-//! What operators ask of the store: put workflows in, submit, look.
+//! What operators ask of the store: put workflows in, submit, look, steer.
 //!
 //! **Invariant:** an execution and its step rows appear together or not at all.
+
+mod steer;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -9,10 +13,11 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore,
+    eligible::is_backlog,
     errors::Failure,
     rows::{Cells, list},
     schema,
-    session::Moment,
+    session::{Moment, earlier, later},
     templates,
 };
 use crate::{
@@ -22,8 +27,9 @@ use crate::{
         id::{ExecutionId, TemplateId},
     },
     ports::control::{
-        About, Applied, AttemptDetail, Control, ControlError, ExecutionDetail, ExecutionSummary,
-        Filter, MigrationStep, StepDetail, Submission, Submitted,
+        About, Applied, AttemptDetail, BacklogSummary, Cancelled, Control, ControlError,
+        ExecutionDetail, ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange, Paused,
+        Start, StepDetail, Submission, Submitted, UnixMillis,
     },
 };
 
@@ -62,6 +68,42 @@ impl Control for SqliteStore {
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError> {
         let execution = execution.clone();
         self.command(move |c| Box::pin(async move { show(c, &execution).await })).await
+    }
+
+    async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {
+        let execution = execution.clone();
+        self.command(move |c| Box::pin(async move { steer::cancel(c, &execution).await })).await
+    }
+
+    async fn retry(&self, execution: &ExecutionId) -> Result<(), ControlError> {
+        let execution = execution.clone();
+        self.command(move |c| Box::pin(async move { steer::retry(c, &execution).await })).await
+    }
+
+    async fn pause(&self, which: &Pausable) -> Result<PauseChange, ControlError> {
+        let which = which.clone();
+        self.command(move |c| Box::pin(async move { steer::pause(c, &which, true).await })).await
+    }
+
+    async fn resume(&self, which: &Pausable) -> Result<PauseChange, ControlError> {
+        let which = which.clone();
+        self.command(move |c| Box::pin(async move { steer::pause(c, &which, false).await })).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Paused>, ControlError> {
+        self.command(|c| Box::pin(steer::paused(c))).await
+    }
+
+    async fn backlog(&self) -> Result<BacklogSummary, ControlError> {
+        self.command(|c| Box::pin(steer::backlog(c))).await
+    }
+
+    async fn release_backlog(&self, template: Option<&str>) -> Result<u64, ControlError> {
+        let template = template.map(str::to_owned);
+        self.command(move |c| {
+            Box::pin(async move { steer::release_backlog(c, template.as_deref()).await })
+        })
+        .await
     }
 }
 
@@ -192,17 +234,24 @@ async fn submit(
 ) -> Result<Submitted, Failure> {
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
-    let (template, template_name) = find_template(&mut moment, &submission.template).await?;
+    let Template { id: template, name: template_name, is_active } =
+        find_template(&mut moment, &submission.template).await?;
+    if !is_active {
+        return Err(ControlError::Inactive(submission.template.clone()).into());
+    }
+    let (base, modifier) = not_before(submission.start, &now);
     let execution = ExecutionId::from(Uuid::new_v4().to_string());
     sqlx::query(
         "INSERT INTO workflow_executions(id, template_id, status, created_by, created_at,
-                                         updated_at)
-         VALUES (?1, ?2, 'pending', ?3, ?4, ?4)",
+                                         updated_at, ow_not_before)
+         VALUES (?1, ?2, 'pending', ?3, ?4, ?4, max(?4, strftime('%Y-%m-%d %H:%M:%f', ?5, ?6)))",
     )
     .bind(execution.as_str())
     .bind(template.as_str())
     .bind(&submission.created_by)
     .bind(&now)
+    .bind(base)
+    .bind(modifier)
     .execute(moment.on())
     .await?;
     let steps = sqlx::query(
@@ -229,11 +278,28 @@ async fn submit(
     Ok(Submitted { execution, template, template_name })
 }
 
+/// A time and the modifier that moves it to `ow_not_before`; without a time there is none. (One in the
+/// past would make a backlog of the execution.)
+fn not_before(start: Start, now: &str) -> (Option<String>, String) {
+    match start {
+        Start::Now => (None, later(Duration::ZERO)),
+        Start::After(wait) => (Some(now.to_owned()), later(wait)),
+        Start::At(UnixMillis(time)) => {
+            let seconds = format!("{}.{:03}", time.div_euclid(1000), time.rem_euclid(1000));
+            (Some(seconds), "unixepoch".into())
+        }
+    }
+}
+
+struct Template {
+    id: TemplateId,
+    name: String,
+    /// Something may be submitted for it.
+    is_active: bool,
+}
+
 /// By id, else by its one name.
-async fn find_template(
-    moment: &mut Moment<'_>,
-    word: &str,
-) -> Result<(TemplateId, String), Failure> {
+async fn find_template(moment: &mut Moment<'_>, word: &str) -> Result<Template, Failure> {
     let rows = sqlx::query(
         "SELECT id, name, COALESCE(is_active, 1) AS is_active FROM workflow_templates
           WHERE id=?1 OR name=?1 ORDER BY id<>?1, id",
@@ -249,16 +315,18 @@ async fn find_template(
         let (name, ids) = (word.into(), ids?.join(", "));
         return Err(ControlError::Ambiguous { name, count: rows.len(), ids }.into());
     }
-    if !first.yes("is_active")? {
-        return Err(ControlError::Inactive(word.into()).into());
-    }
-    Ok((first.word("id")?.into(), first.word("name")?))
+    Ok(Template {
+        id: first.word("id")?.into(),
+        name: first.word("name")?,
+        is_active: first.yes("is_active")?,
+    })
 }
 
 const SUMMARY: &str = "
     SELECT e.id, e.template_id, t.name AS template_name, e.status, e.ow_owner, e.ow_fence, e.error,
            e.created_by,
            CAST(unixepoch(e.created_at,'subsec')*1000 AS INTEGER) AS created_ms,
+           CAST(unixepoch(e.ow_not_before,'subsec')*1000 AS INTEGER) AS not_before_ms,
            CAST(unixepoch(e.started_at,'subsec')*1000 AS INTEGER) AS started_ms,
            CAST(unixepoch(e.finished_at,'subsec')*1000 AS INTEGER) AS finished_ms
       FROM workflow_executions e LEFT JOIN workflow_templates t ON t.id=e.template_id ";
@@ -271,12 +339,17 @@ async fn summaries(
         "{SUMMARY} WHERE (?1 IS NULL OR e.status=?1)
             AND (?2 IS NULL OR e.template_id=?2 OR t.name=?2)
             AND (?3='[]' OR e.id IN (SELECT value FROM json_each(?3)))
-          ORDER BY e.created_at DESC, e.rowid DESC LIMIT ?4"
+            AND (NOT ?4 OR {})
+            AND (?5 IS NULL OR e.finished_at>=strftime('%Y-%m-%d %H:%M:%f', 'now', ?5))
+          ORDER BY e.created_at DESC, e.rowid DESC LIMIT ?6",
+        is_backlog()
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(filter.state.map(ExecutionState::as_str))
         .bind(&filter.template)
         .bind(list(&filter.executions))
+        .bind(filter.backlog)
+        .bind(filter.ended_within.map(earlier))
         .bind(filter.limit)
         .fetch_all(connection)
         .await?;
@@ -293,6 +366,7 @@ fn summary(row: &SqliteRow) -> Result<ExecutionSummary, Failure> {
         error: row.text("error")?,
         created_by: row.text("created_by")?,
         created_at: row.time("created_ms")?,
+        not_before: row.time("not_before_ms")?,
         started_at: row.time("started_ms")?,
         finished_at: row.time("finished_ms")?,
     })

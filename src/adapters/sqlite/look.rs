@@ -1,14 +1,18 @@
 //! What is held, and what waits.
 //!
-//! **Invariant:** each is one statement that changes nothing.
+//! **Invariant:** nothing here changes anything.
 
-use std::time::Duration;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use sqlx::SqliteConnection;
-
-use super::{errors::Failure, rows::Cells};
+use super::{
+    eligible::{Eligible, is_backlog, is_eligible},
+    errors::Failure,
+    rows::{Cells, signed},
+    session::later,
+};
 use crate::{
     domain::{
+        eligibility::Eligibility,
         id::{Beat, Fence, RELEASED},
         recovery::{Held, Holder, LockSeen},
     },
@@ -48,31 +52,43 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held
         .collect()
 }
 
-pub(super) async fn queue(connection: &mut SqliteConnection) -> Result<Queue, Failure> {
-    let row = sqlx::query(
+pub(super) async fn queue(
+    connection: &mut SqliteConnection,
+    eligibility: &Eligibility,
+) -> Result<Queue, Failure> {
+    let eligible = Eligible::read(connection, eligibility).await?;
+    let sql = format!(
         "WITH clock AS (SELECT strftime('%Y-%m-%d %H:%M:%f','now') AS now,
-                               strftime('%Y-%m-%d %H:%M:%f','now', ?1) AS soon)
-         SELECT (SELECT COUNT(*) FROM workflow_executions
-                  WHERE status='pending' AND ow_due<=clock.soon AND ow_fence<?2) AS due,
-                (SELECT COUNT(*) FROM workflow_executions
-                  WHERE status='pending' AND ow_due>clock.soon) AS later,
+                               strftime('%Y-%m-%d %H:%M:%f','now', ?4) AS soon),
+              waiting AS (SELECT ow_due FROM workflow_executions
+                           WHERE status='pending' AND ow_fence<?5 AND {}),
+              backlog AS (SELECT ow_due FROM workflow_executions WHERE ?1 AND {})
+         SELECT (SELECT COUNT(*) FROM waiting WHERE ow_due<=clock.soon) AS due,
+                (SELECT COUNT(*) FROM waiting WHERE ow_due>clock.soon) AS later,
                 (SELECT COUNT(*) FROM workflow_executions WHERE status='running') AS running,
                 (SELECT CAST((unixepoch(clock.now,'subsec')-unixepoch(MIN(ow_due),'subsec'))*1000
                              AS INTEGER)
-                   FROM workflow_executions
-                  WHERE status='pending' AND ow_due<=clock.now AND ow_fence<?2) AS oldest
+                   FROM waiting WHERE ow_due<=clock.now) AS oldest_due,
+                (SELECT COUNT(*) FROM backlog) AS backlog,
+                (SELECT CAST((unixepoch(clock.now,'subsec')-unixepoch(MIN(ow_due),'subsec'))*1000
+                             AS INTEGER)
+                   FROM backlog) AS oldest_backlog
            FROM clock",
-    )
-    .bind(super::session::later(Queue::SOON))
-    .bind(super::rows::signed(Fence::CEILING))
-    .fetch_one(connection)
-    .await?;
+        is_eligible(),
+        is_backlog()
+    );
+    let row = eligible
+        .bind(sqlx::query(AssertSqlSafe(sql)))
+        .bind(later(Queue::SOON))
+        .bind(signed(Fence::CEILING))
+        .fetch_one(connection)
+        .await?;
     Ok(Queue {
         due: row.count("due")?,
         later: row.count("later")?,
         running: row.count("running")?,
-        oldest_due: row
-            .number("oldest")?
-            .map_or(Duration::ZERO, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0))),
+        oldest_due: row.millis("oldest_due")?,
+        backlog: row.count("backlog")?,
+        oldest_backlog: row.millis("oldest_backlog")?,
     })
 }

@@ -155,6 +155,11 @@ impl<'c> Moment<'c> {
     }
 }
 
+/// The opposite of [`later`].
+pub(super) fn earlier(by: Duration) -> String {
+    format!("-{}.{:03} seconds", by.as_secs(), by.subsec_millis())
+}
+
 /// `strftime`'s modifier that moves a time by `by`.
 pub(super) fn later(by: Duration) -> String {
     format!("+{}.{:03} seconds", by.as_secs(), by.subsec_millis())

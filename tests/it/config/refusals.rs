@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 34] = [
+const IN_THE_FILE: [(&str, &str); 36] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -53,6 +53,14 @@ const IN_THE_FILE: [(&str, &str); 34] = [
     (
         "claim: {batch: 51}",
         "claim.batch (from orchestrator-worker.yaml) is 51; it must be between 1 and 50",
+    ),
+    (
+        "claim: {backlog: walk}",
+        r#"claim.backlog (from orchestrator-worker.yaml) is "walk"; give hold or run"#,
+    ),
+    (
+        "claim: {include: [a, b], exclude: b}",
+        r#"claim.exclude (from orchestrator-worker.yaml) names "b", which claim.include names too; take it out of one"#,
     ),
     (
         "step: {backoff: {base: 2m}}",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use orchestrator_worker::{
-    domain::{id::ExecutionId, intake::Deferral, plan::Finish},
+    domain::{eligibility::Eligibility, id::ExecutionId, intake::Deferral, plan::Finish},
     ports::executions::{ClaimKind, ExecutionStore},
 };
 use tokio::task::JoinSet;
@@ -50,7 +50,7 @@ pub async fn two_claimers_never_share_an_execution<S: Subject>() {
             let mut mine = Vec::new();
             // A batch may come up short while others work on the same rows: only the queue says
             // that nothing is left.
-            while store.queue().await.expect("numbers").due > 0 {
+            while store.queue(&Eligibility::default()).await.expect("numbers").due > 0 {
                 let batch = store.claim(&who(name), 7).await.expect("a claim");
                 mine.extend(claims(batch).into_keys());
             }
@@ -137,7 +137,7 @@ pub async fn what_is_not_due_or_not_pending_is_left_alone<S: Subject>() {
         world.edit(&id, &set).await;
     }
     assert!(is_nothing(&world.a.claim(&who("a"), 50).await.expect("a claim")));
-    let queue = world.a.queue().await.expect("numbers");
+    let queue = world.a.queue(&Eligibility::default()).await.expect("numbers");
     assert_eq!((queue.later, queue.running), (2, 1));
     assert_eq!(queue.oldest_due, Duration::ZERO);
 
@@ -172,7 +172,11 @@ pub async fn a_live_foreign_lock_defers_and_does_not_block_the_head<S: Subject>(
     world.pass(Duration::from_secs(10)).await;
     let batch = world.a.claim(&who("a"), 1).await.expect("a claim");
     assert_eq!(batch.deferred, [(locked.clone(), Deferral::Locked)]);
-    assert_eq!(world.a.queue().await.expect("numbers").due, 1, "a short back-off counts as due");
+    assert_eq!(
+        world.a.queue(&Eligibility::default()).await.expect("numbers").due,
+        1,
+        "a short back-off counts as due"
+    );
 }
 
 pub async fn an_expired_foreign_lock_and_a_tombstone_hinder_nobody<S: Subject>() {

@@ -14,7 +14,7 @@ use orchestrator_worker::{
         recovery::{Cause, Held, TakeOver},
     },
     ports::{
-        control::{About, Applied, Control, Submission},
+        control::{About, Applied, Control, Start, Submission},
         executions::{Batch, Claim, Claimant, ExecutionStore},
     },
 };
@@ -62,8 +62,11 @@ impl<S: Subject> World<S> {
     }
 
     pub async fn submit(&self, template: &TemplateId) -> ExecutionId {
-        let submission =
-            Submission { template: template.to_string(), created_by: "ann@example.org".into() };
+        let submission = Submission {
+            template: template.to_string(),
+            created_by: "ann@example.org".into(),
+            start: Start::Now,
+        };
         self.a.submit(&submission).await.expect("it is submitted").execution
     }
 
@@ -178,6 +181,7 @@ pub fn who(name: &str) -> Claimant {
             kinds: set(&["func", "shell"]),
             functions: set(&["noop"]),
         }),
+        eligibility: Arc::default(),
         unknown_after: HOUR,
         poison_claims: 3,
     }

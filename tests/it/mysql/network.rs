@@ -13,7 +13,7 @@ use orchestrator_worker::{
         recovery::{Cause, Holder, TakeOver},
     },
     ports::{
-        control::{About, Control, Submission},
+        control::{About, Control, Start, Submission},
         executions::{
             Advance, AdvanceError, Advanced, Claim, ExecutionStore, StepEnd, StepStart, StoreError,
         },
@@ -52,7 +52,7 @@ impl<S: Server> Net<S> {
         let definition = workflow("net", chain(names));
         self.near.apply(&definition, &About::default()).await.expect("it is applied");
         let template = definition.template.to_string();
-        let submission = Submission { template, created_by: String::new() };
+        let submission = Submission { template, created_by: String::new(), start: Start::Now };
         self.near.submit(&submission).await.expect("it is submitted").execution
     }
 

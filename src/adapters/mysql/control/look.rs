@@ -11,8 +11,10 @@ use crate::{
     adapters::{
         lane::Lanes,
         mysql::{
+            eligible::is_backlog,
             errors::Fault,
-            facts, rows,
+            facts, locks,
+            rows::{self, time as millis, unix},
             session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
@@ -20,31 +22,19 @@ use crate::{
     domain::{definition::Definition, id::ExecutionId, id::TemplateId},
     ports::control::{
         AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
-        UnixMillis,
     },
 };
-
-/// Milliseconds since 1970, UTC, of a column: stored times are in the session's offset.
-fn unix(column: &str) -> String {
-    format!(
-        "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', \
-         CONVERT_TZ({column}, @@session.time_zone, '+00:00')) DIV 1000"
-    )
-}
-
-fn millis(row: &MySqlRow, column: usize) -> Result<Option<UnixMillis>, Fault> {
-    Ok(rows::number(row, column)?.map(UnixMillis))
-}
 
 /// The columns that [`summary`] reads, and where from.
 fn select_summary() -> String {
     format!(
         "SELECT e.id, e.template_id, t.name, e.status, e.ow_owner, e.error, e.created_by, {}, {}, \
-         {}, e.ow_fence, e.ow_plan FROM workflow_executions e \
+         {}, {}, e.ow_fence FROM workflow_executions e \
          LEFT JOIN workflow_templates t ON t.id=e.template_id",
         unix("e.created_at"),
         unix("e.started_at"),
-        unix("e.finished_at")
+        unix("e.finished_at"),
+        unix("e.ow_not_before")
     )
 }
 
@@ -60,6 +50,7 @@ fn summary(row: &MySqlRow) -> Result<ExecutionSummary, Fault> {
         created_at: millis(row, 7)?,
         started_at: millis(row, 8)?,
         finished_at: millis(row, 9)?,
+        not_before: millis(row, 10)?,
     })
 }
 
@@ -79,14 +70,20 @@ impl Work for List {
     type Answer = Vec<ExecutionSummary>;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Vec<ExecutionSummary>, Fault> {
-        facts::of(session).await?;
-        let Filter { state, template, executions, limit } = &self.filter;
+        let facts = facts::of(session).await?;
+        let Filter { state, template, executions, backlog, ended_within, limit } = &self.filter;
         let mut conditions = vec!["TRUE".to_owned()];
         conditions.extend(state.map(|_| "e.status=?".into()));
         conditions.extend(template.as_ref().map(|_| "(e.template_id=? OR t.name=?)".into()));
         if !executions.is_empty() {
             conditions.push(format!("e.id IN ({})", rows::marks(executions.len())));
         }
+        if *backlog {
+            conditions.push(format!("e.status='pending'{}", is_backlog()));
+        }
+        conditions.extend(
+            ended_within.map(|_| "e.finished_at >= NOW(3) - INTERVAL ? MICROSECOND".into()),
+        );
         let mut ask = made(format!(
             "{} WHERE {} ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
             select_summary(),
@@ -100,6 +97,12 @@ impl Work for List {
         }
         for execution in executions {
             ask = ask.bind(execution.as_str());
+        }
+        if *backlog {
+            ask = ask.bind(&facts.backlog_before);
+        }
+        if let Some(ended_within) = ended_within {
+            ask = ask.bind(locks::micros(*ended_within));
         }
         session.rows(ask.bind(limit)).await?.iter().map(summary).collect()
     }
@@ -132,7 +135,7 @@ impl Work for Show {
         for step in &mut steps {
             step.attempts = attempts.remove(&step.step_execution).unwrap_or_default();
         }
-        Ok(Some(ExecutionDetail { summary: summary(&row)?, fence: rows::count(&row, 10)?, steps }))
+        Ok(Some(ExecutionDetail { summary: summary(&row)?, fence: rows::count(&row, 11)?, steps }))
     }
 }
 

@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::find;
 use crate::{
     adapters::{
         lane::Lanes,
@@ -17,7 +18,7 @@ use crate::{
         },
     },
     domain::id::{ExecutionId, TemplateId},
-    ports::control::{ControlError, Submission, Submitted},
+    ports::control::{ControlError, Start, Submission, Submitted, UnixMillis},
 };
 
 /// Rows a statement at most.
@@ -49,8 +50,12 @@ impl Work for Submit {
     async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault> {
         facts::of(session).await?;
         session.begin().await?;
-        let template = match find(session, &self.submission.template).await? {
-            Ok(template) => template,
+        let template = match find::template(session, &self.submission.template).await? {
+            Ok(template) if template.is_active => template,
+            Ok(_) => {
+                session.rollback().await?;
+                return Ok(Err(ControlError::Inactive(self.submission.template.clone())));
+            }
             Err(error) => {
                 session.rollback().await?;
                 return Ok(Err(error));
@@ -70,43 +75,22 @@ impl Work for Submit {
     }
 }
 
-/// A template that something may be submitted for.
-struct Template {
-    id: TemplateId,
-    name: String,
-}
-
-/// By id, else by name. Databases take names that differ in case only for the same; we do not.
-async fn find(
-    session: &mut Session,
-    wanted: &str,
-) -> Result<Result<Template, ControlError>, Fault> {
-    let ask = fixed(
-        "SELECT id, name, CAST(COALESCE(is_active, 1) AS SIGNED) FROM workflow_templates \
-         WHERE id=? OR name=?",
-    );
-    let mut found = Vec::new();
-    for row in session.rows(ask.bind(wanted).bind(wanted)).await? {
-        let template = Template { id: rows::name(&row, 0)?.into(), name: rows::name(&row, 1)? };
-        let is_active = rows::number(&row, 2)? != Some(0);
-        if template.id.as_str() == wanted {
-            found = vec![(template, is_active)];
-            break;
-        }
-        if template.name == wanted {
-            found.push((template, is_active));
-        }
+/// An expression for `ow_not_before`, and its value in microseconds. Times of the store are in the
+/// session's offset, so that one from outside is told by its distance from now; one in the past would
+/// make a backlog of it.
+fn not_before(start: Start) -> (&'static str, Option<i64>) {
+    match start {
+        Start::Now => ("NULL", None),
+        Start::After(wait) => (
+            "NOW(3) + INTERVAL ? MICROSECOND",
+            Some(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)),
+        ),
+        Start::At(UnixMillis(time)) => (
+            "GREATEST(NOW(3), NOW(3) + INTERVAL \
+             (? - TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3))) MICROSECOND)",
+            Some(time.saturating_mul(1000)),
+        ),
     }
-    let count = found.len();
-    let ids: Vec<String> = found.iter().map(|(template, _)| template.id.to_string()).collect();
-    Ok(match (found.pop(), count) {
-        (None, _) => Err(ControlError::NoTemplate(wanted.into())),
-        (Some((template, true)), 1) => Ok(template),
-        (Some((_, false)), 1) => Err(ControlError::Inactive(wanted.into())),
-        (Some(_), count) => {
-            Err(ControlError::Ambiguous { name: wanted.into(), count, ids: ids.join(", ") })
-        }
-    })
 }
 
 impl Submit {
@@ -116,12 +100,15 @@ impl Submit {
         session: &mut Session,
         template: &TemplateId,
     ) -> Result<bool, Fault> {
-        let insert = fixed(
+        let (not_before, micros) = not_before(self.submission.start);
+        let insert = made(format!(
             "INSERT INTO workflow_executions(id, template_id, status, created_by, created_at, \
-             updated_at) VALUES (?, ?, 'pending', ?, NOW(3), NOW(3))",
-        );
-        let insert = insert.bind(self.execution.as_str()).bind(template.as_str());
-        match session.matched(insert.bind(&self.submission.created_by)).await {
+             updated_at, ow_not_before) VALUES (?, ?, 'pending', ?, NOW(3), NOW(3), {not_before})"
+        ));
+        let insert = insert.persistent(true).bind(self.execution.as_str()).bind(template.as_str());
+        let insert = insert.bind(&self.submission.created_by);
+        let insert = micros.into_iter().fold(insert, sqlx::query::Query::bind);
+        match session.matched(insert).await {
             Ok(_) => Ok(true),
             Err(Fault::Duplicate(_)) => Ok(false),
             Err(fault) => Err(fault),

@@ -1,0 +1,90 @@
+//! Which pending rows a claim may take.
+//!
+//! **Invariant:** the look before a claim, the claim and the count of what waits ask for the same.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
+
+use super::{
+    errors::Failure,
+    rows::{Cells, list},
+};
+use crate::domain::{
+    eligibility::{Backlog, Eligibility, Templates},
+    id::TemplateId,
+};
+
+/// Rows that were created before this time and never touched are backlog.
+pub(super) const BACKLOG_BEFORE: &str =
+    "(SELECT strftime('%Y-%m-%d %H:%M:%f', first_migrated_at, '-1 day') FROM ow_meta WHERE id=1)";
+
+/// The backlog, whatever is set. A row without a time that can be read is none.
+pub(super) fn is_backlog() -> String {
+    format!(
+        "(status='pending' AND ow_due<{BACKLOG_BEFORE} AND ow_due>'2000-01-01 00:00:00.000'
+          AND ow_fence=0)"
+    )
+}
+
+/// A condition on `workflow_executions` whose parameters are `?1` to `?3`.
+pub(super) fn is_eligible() -> String {
+    format!(
+        "(?1=0 OR ow_due>={BACKLOG_BEFORE} OR ow_due='2000-01-01 00:00:00.000')
+         AND CASE WHEN ?2 THEN template_id IS NULL OR template_id NOT IN
+                               (SELECT value FROM json_each(?3))
+                  ELSE template_id IN (SELECT value FROM json_each(?3)) END"
+    )
+}
+
+/// The values of [`is_eligible`].
+#[derive(Clone, Debug)]
+pub(super) struct Eligible {
+    holds_backlog: bool,
+    all_but: bool,
+    templates: String,
+}
+
+impl Eligible {
+    pub(super) async fn read(
+        connection: &mut SqliteConnection,
+        eligibility: &Eligibility,
+    ) -> Result<Self, Failure> {
+        let holds_backlog = eligibility.backlog == Backlog::Hold;
+        Ok(match templates(connection, eligibility).await? {
+            Templates::AllBut(out) => Self { holds_backlog, all_but: true, templates: list(&out) },
+            Templates::Only(only) => Self { holds_backlog, all_but: false, templates: list(&only) },
+        })
+    }
+
+    /// Binds `?1` to `?3`.
+    pub(super) fn bind<'q>(
+        &self,
+        query: Query<'q, Sqlite, SqliteArguments>,
+    ) -> Query<'q, Sqlite, SqliteArguments> {
+        query.bind(self.holds_backlog).bind(self.all_but).bind(self.templates.clone())
+    }
+}
+
+async fn templates(
+    connection: &mut SqliteConnection,
+    eligibility: &Eligibility,
+) -> Result<Templates, Failure> {
+    let rows = sqlx::query(
+        "SELECT template_id AS id, NULL AS name FROM ow_paused
+          UNION ALL SELECT id, name FROM workflow_templates
+          WHERE name IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(list(eligibility.names()))
+    .fetch_all(connection)
+    .await?;
+    let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
+    for row in &rows {
+        let id = TemplateId::from(row.word("id")?);
+        match row.text("name")? {
+            None => drop(paused.insert(id)),
+            Some(name) => named.push((id, name)),
+        }
+    }
+    Ok(eligibility.templates(&named, &paused))
+}

@@ -1,0 +1,126 @@
+//! Which pending executions a worker may claim: templates that are let in or kept out by name,
+//! templates that are paused, and the backlog.
+//!
+//! **Invariant:** what is kept out by any rule is kept out; no rule ever lets in what another keeps
+//! out.
+
+use std::collections::BTreeSet;
+
+use super::id::TemplateId;
+
+/// In the column of a pause: every template.
+pub const ALL_TEMPLATES: &str = "*";
+
+/// What a worker is set to claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Eligibility {
+    /// Names of templates; no others are claimed if there are any.
+    pub include: BTreeSet<String>,
+    /// Names of templates that are not claimed.
+    pub exclude: BTreeSet<String>,
+    pub backlog: Backlog,
+}
+
+/// What becomes of rows that were a day old already when the tables were first migrated: nobody
+/// wants last year's deploy script to run because a worker was installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backlog {
+    /// They wait until somebody releases them.
+    #[default]
+    Hold,
+    /// They are claimed like all others.
+    Run,
+}
+
+/// Templates whose executions may be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Templates {
+    /// All but these, and executions that name no template too.
+    AllBut(BTreeSet<TemplateId>),
+    /// None but these.
+    Only(BTreeSet<TemplateId>),
+}
+
+impl Eligibility {
+    /// Every name whose template's id has to be known.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.include.iter().chain(&self.exclude).map(String::as_str)
+    }
+
+    /// `named` are the templates that have one of [`Eligibility::names`]; `paused` are template ids,
+    /// or [`ALL_TEMPLATES`].
+    pub fn templates(
+        &self,
+        named: &[(TemplateId, String)],
+        paused: &BTreeSet<TemplateId>,
+    ) -> Templates {
+        let of = |names: &BTreeSet<String>| -> BTreeSet<TemplateId> {
+            named
+                .iter()
+                .filter(|(_, name)| names.contains(name))
+                .map(|(id, _)| id.clone())
+                .collect()
+        };
+        if paused.contains(&TemplateId::from(ALL_TEMPLATES)) {
+            return Templates::Only(BTreeSet::new());
+        }
+        let out: BTreeSet<TemplateId> = of(&self.exclude).union(paused).cloned().collect();
+        if self.include.is_empty() {
+            return Templates::AllBut(out);
+        }
+        Templates::Only(of(&self.include).difference(&out).cloned().collect())
+    }
+}
+
+impl Templates {
+    /// Nothing is kept out.
+    pub fn is_everything(&self) -> bool {
+        match self {
+            Self::AllBut(out) => out.is_empty(),
+            Self::Only(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn ids(ids: &[&str]) -> BTreeSet<TemplateId> {
+        ids.iter().map(|id| TemplateId::from(*id)).collect()
+    }
+
+    #[test]
+    fn what_any_rule_keeps_out_is_out() {
+        let named = [
+            (TemplateId::from("1"), "deploy".to_owned()),
+            (TemplateId::from("2"), "deploy".to_owned()),
+            (TemplateId::from("3"), "report".to_owned()),
+        ];
+        let all_but = |out: &[&str]| Templates::AllBut(ids(out));
+        let only = |ids_in: &[&str]| Templates::Only(ids(ids_in));
+        for (include, exclude, paused, expected) in [
+            (&[][..], &[][..], &[][..], all_but(&[])),
+            (&[], &[], &["9"], all_but(&["9"])),
+            (&[], &["deploy"], &["3"], all_but(&["1", "2", "3"])),
+            (&["deploy"], &[], &[], only(&["1", "2"])),
+            (&["deploy", "report"], &["report"], &["2"], only(&["1"])),
+            (&["no such"], &[], &[], only(&[])),
+            (&[], &[], &["*"], only(&[])),
+            (&["deploy"], &[], &["*", "3"], only(&[])),
+        ] {
+            let eligibility = Eligibility {
+                include: names(include),
+                exclude: names(exclude),
+                ..Eligibility::default()
+            };
+            let templates = eligibility.templates(&named, &ids(paused));
+            assert_eq!(templates, expected, "{include:?} {exclude:?} {paused:?}");
+            assert_eq!(templates.is_everything(), expected == all_but(&[]));
+        }
+    }
+}
