@@ -17,7 +17,7 @@ mod shared;
 mod watchdog;
 mod watcher;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -90,12 +90,14 @@ impl Worker {
         instruments: Arc<Instruments>,
         health: Arc<Health>,
     ) -> Self {
-        let store = Arc::new(Metered { store, instruments: instruments.clone() });
+        let (metered, asked) = (instruments.clone(), health.clone());
+        let store = Arc::new(Metered { store, instruments: metered, health: asked });
         Self { store, runner, settings, instruments, health }
     }
 
-    /// Works until it is told to stop, or until nothing is left if so set. Fails only where the
-    /// watchdog's thread cannot be started.
+    /// Works until it is told to stop, or until nothing is left if so set. Fails where the watchdog's
+    /// thread cannot be started, and where one of its parts has ended before its time: then what it
+    /// holds is handed back as in a drain.
     pub async fn run(self, shutdown: Shutdown) -> io::Result<Summary> {
         let drain = Drain::default();
         let mut services = JoinSet::new();
@@ -119,11 +121,16 @@ impl Worker {
         watchers.spawn(watcher::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
 
-        announce(&shared).await;
-        claim_until_draining(&shared).await;
+        watchers.spawn(tell_of_drain(shared.clone()));
 
-        drain.draining.cancel();
-        while watchers.join_next().await.is_some() {}
+        let broken = work_while_whole(&shared, &mut services, &mut watchers).await;
+        drain.begin();
+        // What they are taking over must not be lost; only when told to end now it is left to others.
+        tokio::select! {
+            biased;
+            () = drain.abort.cancelled() => watchers.abort_all(),
+            () = async { while watchers.join_next().await.is_some() {} } => {}
+        }
         finish_drain(&shared, deadline).await;
         done.cancel();
         let summary = shared.summary();
@@ -133,8 +140,50 @@ impl Worker {
             .await
             .ok();
         drop(watchdog);
+        if broken {
+            return Err(io::Error::other("a part of it has ended before its time; see the log"));
+        }
         Ok(summary)
     }
+}
+
+/// Works until the drain, and drains when a part ends before its time; returns whether one did. What
+/// is being claimed is waited for, unless everything is to end now.
+async fn work_while_whole(
+    shared: &Arc<Shared>,
+    services: &mut JoinSet<()>,
+    watchers: &mut JoinSet<()>,
+) -> bool {
+    let drain = &shared.tools.drain;
+    let mut work = pin!(async {
+        announce(shared).await;
+        claim_until_draining(shared).await;
+    });
+    let mut broken = false;
+    loop {
+        let whole = !broken && !drain.draining.is_cancelled();
+        let ended = tokio::select! {
+            biased;
+            () = drain.abort.cancelled() => return broken,
+            () = &mut work => return broken,
+            Some(ended) = services.join_next(), if whole => ended,
+            Some(ended) = watchers.join_next(), if whole => ended,
+        };
+        // A watcher may have ended because the drain began a moment ago.
+        if !drain.draining.is_cancelled() {
+            broken = true;
+            error!(event = "worker.broken", reason = ?ended.err().map(|error| error.to_string()),
+                "a part of the worker has ended before its time: going away");
+            drain.begin();
+        }
+    }
+}
+
+/// Says that no more is claimed as soon as that is so, even while the last claim is under way.
+async fn tell_of_drain(shared: Arc<Shared>) {
+    shared.tools.drain.draining.cancelled().await;
+    shared.health.set_draining();
+    shared.instruments.draining.set(1);
 }
 
 async fn announce(shared: &Shared) {
@@ -170,7 +219,7 @@ async fn claim_until_draining(shared: &Arc<Shared>) {
     let draining = shared.tools.drain.draining.clone();
     while !draining.is_cancelled() {
         shared.health.beat();
-        let Some(slots) = shared.reserve(shared.settings.claim_batch) else {
+        let Some(slots) = shared.reserve_for_claims(shared.settings.claim_batch) else {
             tokio::select! {
                 () = draining.cancelled() => {}
                 () = shared.slot_freed() => {}
@@ -237,12 +286,27 @@ async fn nothing_left(shared: &Shared) -> bool {
     }
 }
 
-/// Waits until every execution is ended or handed back; at the deadline says what is not.
+/// Waits for every driver; this is what the loop does now, and it is alive.
+async fn all_done(shared: &Shared) {
+    loop {
+        shared.health.beat();
+        if timeout(shared.settings.poll_interval, shared.all_done()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Waits until every execution is ended or handed back; at the deadline, or when told to end now, says
+/// what is not.
 async fn finish_drain(shared: &Shared, deadline: Duration) {
-    shared.health.set_draining();
-    shared.instruments.draining.set(1);
-    let began = shared.age();
-    if timeout(deadline, shared.all_done()).await.is_err() {
+    let drain = &shared.tools.drain;
+    let patience = deadline.saturating_sub(drain.age());
+    let is_done = tokio::select! {
+        biased;
+        done = timeout(patience, all_done(shared)) => done.is_ok(),
+        () = drain.abort.cancelled() => false,
+    };
+    if !is_done {
         shared.tools.drain.interrupt.cancel();
         shared.tools.drain.abort.cancel();
         // The processes under a guardian end with this one; a moment lets them be reaped.
@@ -256,7 +320,7 @@ async fn finish_drain(shared: &Shared, deadline: Duration) {
             );
         }
     }
-    let took = shared.age().saturating_sub(began);
+    let took = drain.age();
     shared.instruments.drain_duration.set(as_seconds(took));
     let summary = shared.summary();
     if summary.lost > 0 {

@@ -21,7 +21,7 @@ use crate::{
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError},
     signals::{Signals, Wishes},
-    worker::{self, Shutdown, Summary, Worker, health::Health},
+    worker::{self, Shutdown, Summary, Worker, health::Health, poller::Poller},
 };
 
 /// Between two attempts to open the store.
@@ -53,7 +53,7 @@ impl Daemon {
         make_state_dir(&config)?;
         let (wishes, stop) = (Wishes::default(), CancellationToken::new());
         let instruments = Arc::new(Instruments::new());
-        let health = Health::new();
+        let health = Health::new(Poller::longest_pause(config.worker.poll_interval));
         let probes = Probes::new(health.clone());
         let mut tasks = JoinSet::new();
         let signals = Signals::listen().map_err(AppError::Signals)?;

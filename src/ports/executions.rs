@@ -114,7 +114,8 @@ impl Claim {
         let mut progress = Progress::new(&workflow, recorded);
         let plan = plan(&workflow, &mut progress, steps_at_once);
         for id in &plan.start {
-            slots[id.index()].attempt += 1;
+            let slot = &mut slots[id.index()];
+            slot.attempt = slot.attempt.saturating_add(1);
         }
         Self { lease, workflow, slots, progress, plan, kind, age }
     }

@@ -3,9 +3,12 @@
 //! **Invariant:** the moments only follow each other: draining, then interrupt, then abort; none
 //! is ever taken back.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -21,6 +24,8 @@ pub struct Shutdown {
 /// How far the drain has come, for all who work.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
+    /// When it began.
+    since: Arc<OnceLock<Instant>>,
     /// Nothing new starts.
     pub draining: CancellationToken,
     /// What still runs is stopped and handed back.
@@ -39,6 +44,17 @@ pub fn patience(deadline: Duration) -> Duration {
 }
 
 impl Drain {
+    /// Nothing new starts from now on.
+    pub fn begin(&self) {
+        self.since.get_or_init(Instant::now);
+        self.draining.cancel();
+    }
+
+    /// Since it began.
+    pub fn age(&self) -> Duration {
+        self.since.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
     /// Follows the operator's wishes; ends when the abort was passed on or `done` is set.
     pub async fn follow(self, wanted: Shutdown, deadline: Duration, done: CancellationToken) {
         tokio::select! {
@@ -47,7 +63,7 @@ impl Drain {
             () = wanted.drain.cancelled() => {
                 info!(event = "drain.started", deadline = ?deadline,
                     "draining: nothing new is claimed, running steps may end");
-                self.draining.cancel();
+                self.begin();
                 tokio::select! {
                     () = done.cancelled() => return,
                     () = wanted.abort.cancelled() => {}
@@ -64,7 +80,7 @@ impl Drain {
             }
         }
         warn!(event = "drain.aborting", "told to stop now: running steps are killed");
-        self.draining.cancel();
+        self.begin();
         self.interrupt.cancel();
         self.abort.cancel();
     }

@@ -148,7 +148,7 @@ impl Driver {
         if !started {
             for id in &plan.start {
                 let slot = &mut self.slots[id.index()];
-                slot.attempt += 1;
+                slot.attempt = slot.attempt.saturating_add(1);
                 advance.started.push(StepStart::of(slot));
             }
         }

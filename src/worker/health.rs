@@ -1,6 +1,7 @@
 //! What the probes are told.
 //!
-//! **Invariant:** liveness is the loops' own beat and never the database; a busy worker is ready.
+//! **Invariant:** liveness is the loops' own beat and never the database; a busy worker is ready, and
+//! an idle one is alive however seldom it looks for work.
 
 use std::{
     sync::{Arc, Mutex},
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 /// Shared by the worker's loops and the admin port.
 #[derive(Debug)]
 pub struct Health {
+    /// The longest pause between two looks for work.
+    pause: Duration,
     state: Mutex<State>,
 }
 
@@ -27,12 +30,14 @@ struct State {
 }
 
 impl Health {
-    /// A loop that has not come round for so long is stuck; longer than any call it makes.
+    /// A loop that has not come round for so long after its pause is stuck; longer than any call it
+    /// makes.
     const STUCK: Duration = Duration::from_secs(90);
-    /// A database that has not answered for so long makes the worker not ready.
+    /// A database that has not answered for so long after a pause makes the worker not ready.
     const SILENT: Duration = Duration::from_secs(30);
 
-    pub fn new() -> Arc<Self> {
+    /// `pause` is the longest between two looks for work.
+    pub fn new(pause: Duration) -> Arc<Self> {
         let state = State {
             started: false,
             draining: false,
@@ -40,7 +45,7 @@ impl Health {
             answered: None,
             problem: None,
         };
-        Arc::new(Self { state: Mutex::new(state) })
+        Arc::new(Self { pause, state: Mutex::new(state) })
     }
 
     /// The process listens and its configuration is good.
@@ -81,7 +86,7 @@ impl Health {
     }
 
     fn alive_at(&self, now: Instant) -> bool {
-        now.duration_since(self.state().beat) < Self::STUCK
+        now.duration_since(self.state().beat) < self.pause + Self::STUCK
     }
 
     fn ready_at(&self, now: Instant) -> Result<(), Vec<String>> {
@@ -94,7 +99,7 @@ impl Health {
         match state.answered.map(|at| now.duration_since(at)) {
             None if problem.is_empty() => reasons.push("the database was not asked yet".into()),
             None => reasons.push(problem),
-            Some(silence) if silence > Self::SILENT => reasons.push(format!(
+            Some(silence) if silence > self.pause + Self::SILENT => reasons.push(format!(
                 "the database has not answered for {} s: {problem}",
                 silence.as_secs()
             )),
@@ -112,15 +117,17 @@ impl Health {
 mod tests {
     use super::*;
 
+    const PAUSE: Duration = Duration::from_secs(2);
+
     #[test]
     fn ready_means_answered_lately_and_not_draining() {
-        let health = Health::new();
+        let health = Health::new(PAUSE);
         assert!(health.ready().is_err());
         health.database_failed("no table".into());
         assert_eq!(health.ready(), Err(vec!["no table".to_owned()]));
         health.database_answered();
         assert_eq!(health.ready(), Ok(()));
-        let later = Instant::now() + Health::SILENT + Duration::from_secs(1);
+        let later = Instant::now() + PAUSE + Health::SILENT + Duration::from_secs(1);
         assert!(health.ready_at(later).is_err());
         health.set_draining();
         assert!(health.ready().is_err());
@@ -128,10 +135,11 @@ mod tests {
 
     #[test]
     fn a_silent_database_leaves_the_worker_alive_and_a_stuck_loop_does_not() {
-        let health = Health::new();
+        let health = Health::new(PAUSE);
         health.database_failed("gone".into());
         assert!(health.alive());
-        let later = Instant::now() + Health::STUCK;
+        assert!(health.alive_at(Instant::now() + Health::STUCK), "it may be pausing");
+        let later = Instant::now() + PAUSE + Health::STUCK;
         assert!(!health.alive_at(later));
     }
 }

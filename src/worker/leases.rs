@@ -76,9 +76,12 @@ pub struct Leases {
 }
 
 impl Leases {
+    /// An earlier lease on the same execution is lost by it.
     pub fn add(&self, lease: Lease, deadline: BootTime) -> Arc<Standing> {
         let standing = Arc::new(Standing::new(lease.clone(), deadline));
-        self.held().insert(lease.execution, standing.clone());
+        if let Some(former) = self.held().insert(lease.execution, standing.clone()) {
+            former.lose();
+        }
         standing
     }
 

@@ -7,6 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use super::health::Health;
 use crate::{
     domain::{
         eligibility::Eligibility,
@@ -21,10 +22,12 @@ use crate::{
     },
 };
 
-/// A store behind `db_client_operation_duration_seconds` and `db_errors_total`.
+/// A store behind `db_client_operation_duration_seconds` and `db_errors_total`; whatever it answers
+/// makes the worker ready.
 pub struct Metered {
     pub store: Arc<dyn ExecutionStore>,
     pub instruments: Arc<Instruments>,
+    pub health: Arc<Health>,
 }
 
 impl Metered {
@@ -38,13 +41,16 @@ impl Metered {
     }
 
     fn count<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        answer.inspect_err(|error| {
+        answer.inspect(|_| self.health.database_answered()).inspect_err(|error| {
             self.instruments.db_errors.get_or_create(&ByKind { kind: kind_of(error) }).inc();
         })
     }
 
     fn count_each<T>(&self, answers: Vec<Result<T, AdvanceError>>) -> Vec<Result<T, AdvanceError>> {
         for answer in &answers {
+            if matches!(answer, Ok(_) | Err(AdvanceError::Fenced)) {
+                self.health.database_answered();
+            }
             if let Err(AdvanceError::Store(error)) = answer {
                 self.instruments.db_errors.get_or_create(&ByKind { kind: kind_of(error) }).inc();
             }

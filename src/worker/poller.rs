@@ -24,6 +24,11 @@ impl Poller {
     /// Longest pause after failures.
     const LONGEST: Duration = Duration::from_secs(10);
 
+    /// No pause is longer.
+    pub fn longest_pause(interval: Duration) -> Duration {
+        2 * Self::LONGEST.max(interval)
+    }
+
     pub fn new(interval: Duration) -> Self {
         Self { interval, failures: 0 }
     }

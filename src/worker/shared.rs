@@ -4,7 +4,10 @@
 //! has ended, and its lease is forgotten then, whatever became of it.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,7 @@ pub struct Shared {
     pub health: Arc<Health>,
     supported: Arc<Supported>,
     slots: Arc<Semaphore>,
+    owed: AtomicUsize,
     freed: Notify,
     drivers: TaskTracker,
     observations: Mutex<Observations>,
@@ -110,6 +114,7 @@ impl Shared {
             supported: Arc::new(worker.runner.supported()),
             slots: Arc::new(Semaphore::new(settings.slots)),
             settings,
+            owed: AtomicUsize::new(0),
             freed: Notify::new(),
             drivers,
             observations: Mutex::default(),
@@ -140,7 +145,22 @@ impl Shared {
 
     /// Up to `wanted` free slots; `None` if there is none, or none is wanted.
     pub fn reserve(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
-        let free = self.slots.available_permits().min(wanted);
+        self.take_slots(self.slots.available_permits().min(wanted))
+    }
+
+    /// Like [`Shared::reserve`], and leaves those free that takeovers wait for: what somebody began
+    /// goes before what is new.
+    pub fn reserve_for_claims(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
+        let owed = self.owed.load(Ordering::Acquire);
+        self.take_slots(self.slots.available_permits().saturating_sub(owed).min(wanted))
+    }
+
+    /// So many executions wait for a slot to be taken over.
+    pub fn owe(&self, takeovers: usize) {
+        self.owed.store(takeovers, Ordering::Release);
+    }
+
+    fn take_slots(&self, free: usize) -> Option<OwnedSemaphorePermit> {
         // The watcher and the claim loop may both have seen the same free slot.
         let permits = u32::try_from(free).unwrap_or(u32::MAX);
         (free > 0).then(|| self.slots.clone().try_acquire_many_owned(permits).ok()).flatten()

@@ -63,18 +63,18 @@ impl Drop for Watchdog {
 fn look(leases: &Leases, instruments: &Instruments) -> Duration {
     let now = boot_now();
     let standing = leases.standing();
-    let mut nearest = Duration::MAX;
-    for standing in &standing {
-        nearest = nearest.min(standing.deadline().borrow().since(now));
-        if !standing.may_act(now) && standing.lose() {
-            instruments.lease_lost.get_or_create(&ByReason { reason: "deadline" }).inc();
-            error!(
-                event = "lease.lost",
-                execution.id = %standing.lease.execution,
-                lease.fence = standing.lease.fence.0,
-                "lease could not be renewed before its deadline: its work is stopped",
-            );
-        }
+    // All are lost before the first is told of: whoever reads our logs may keep us waiting.
+    let lost: Vec<_> = standing.iter().filter(|it| !it.may_act(now) && it.lose()).collect();
+    let deadlines = standing.iter().map(|it| it.deadline().borrow().since(now));
+    let nearest = deadlines.min().unwrap_or_default();
+    for standing in lost {
+        instruments.lease_lost.get_or_create(&ByReason { reason: "deadline" }).inc();
+        error!(
+            event = "lease.lost",
+            execution.id = %standing.lease.execution,
+            lease.fence = standing.lease.fence.0,
+            "lease could not be renewed before its deadline: its work is stopped",
+        );
     }
     if standing.is_empty() {
         instruments.lease_remaining.set(0.0);

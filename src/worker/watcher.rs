@@ -2,33 +2,48 @@
 //! taken over.
 //!
 //! **Invariant:** nothing is taken over that this process has not itself watched, or that its
-//! owner has not given back; and never more than there are free slots.
+//! owner has not given back; and never more than there are free slots, of which claims leave it as many
+//! as it needs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use crate::{domain::recovery::TakeOver, instruments::millis, ports::executions::StoreError};
+use crate::{
+    domain::{id::ExecutionId, recovery::TakeOver},
+    instruments::millis,
+    ports::executions::StoreError,
+};
+
+/// What was tried and not obtained goes behind everything else for so long, and no slot is kept free
+/// for it: another has it, or none can run it.
+const SET_BACK: Duration = Duration::from_secs(30);
 
 /// Watches until the drain begins.
 pub async fn watch(shared: Arc<Shared>) {
     let draining = shared.tools.drain.draining.clone();
     let mut failing = false;
+    let mut tried = HashMap::new();
     loop {
         let pause = shared.settings.poll_interval.mul_f64(1.0 + rand::random::<f64>() / 4.0);
         tokio::select! {
             () = draining.cancelled() => return,
             () = sleep(pause) => {}
         }
-        match look(&shared).await {
+        match look(&shared, &mut tried).await {
             Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
                     warn!(event = "watcher.failed", %error, "other workers could not be watched");
                 }
                 failing = true;
+                shared.owe(0);
                 if error == StoreError::PrimaryChanged {
                     shared.forget_observations();
                 }
@@ -37,13 +52,37 @@ pub async fn watch(shared: Arc<Shared>) {
     }
 }
 
-async fn look(shared: &Arc<Shared>) -> Result<(), StoreError> {
+/// When each was tried without success.
+type Tried = HashMap<ExecutionId, Instant>;
+
+async fn look(shared: &Arc<Shared>, tried: &mut Tried) -> Result<(), StoreError> {
     let sent = shared.age();
     let survey = shared.store.survey().await?;
     let replied = shared.age();
-    let due = shared.observe(sent, replied, &survey);
+    let (cancelled, due): (Vec<_>, Vec<_>) = shared
+        .observe(sent, replied, &survey)
+        .into_iter()
+        .partition(|take_over| take_over.seen.cancelled);
+    // They are ended here and now: no slot is needed for that.
+    let tidied = if cancelled.is_empty() {
+        Ok(())
+    } else {
+        shared.store.take_over(&shared.claimant(), &cancelled).await.map(drop)
+    };
+    take_over(shared, tried, due).await.and(tidied)
+}
+
+async fn take_over(
+    shared: &Arc<Shared>,
+    tried: &mut Tried,
+    mut due: Vec<TakeOver>,
+) -> Result<(), StoreError> {
+    let due_now: HashSet<&ExecutionId> = due.iter().map(|it| &it.seen.execution).collect();
+    tried.retain(|id, since| since.elapsed() < SET_BACK && due_now.contains(id));
+    due.sort_by_key(|it| tried.get(&it.seen.execution).copied());
+    shared.owe(due.iter().filter(|it| !tried.contains_key(&it.seen.execution)).count());
     let Some(slots) = shared.reserve(due.len()) else { return Ok(()) };
-    let due: Vec<TakeOver> = due.into_iter().take(slots.num_permits()).collect();
+    due.truncate(slots.num_permits());
     for take_over in &due {
         debug!(execution.id = %take_over.seen.execution, cause = take_over.cause.as_str(),
             "trying to take over");
@@ -51,6 +90,11 @@ async fn look(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let claimed_at = crate::clock::boot_now();
     let began = Instant::now();
     let batch = shared.store.take_over(&shared.claimant(), &due).await?;
+    let now = Instant::now();
+    tried.extend(due.into_iter().map(|it| (it.seen.execution, now)));
+    for claim in &batch.claims {
+        tried.remove(&claim.lease.execution);
+    }
     if !batch.claims.is_empty() {
         info!(
             event = "executions.taken_over",

@@ -17,5 +17,6 @@ mod proxy;
 mod servers;
 mod shell;
 mod steering;
+mod worker;
 mod workflow_file;
 mod workflow_properties;
