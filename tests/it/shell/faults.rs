@@ -74,6 +74,24 @@ async fn a_script_that_freezes_its_guardian_is_killed_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_script_that_freezes_its_guardian_and_floods_its_output_is_killed_all_the_same() {
+    let case = Case::new().grace(Duration::ZERO);
+    let task = case.spawn("yes & yes & kill -STOP $PPID; touch $MEET/ready; yes");
+    case.met("ready").await;
+    case.stop.cancel();
+    output_of_stopped(ended(task).await);
+    case.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_flood_that_outlives_its_guardian_ends_with_the_attempt() {
+    let case = Case::new();
+    let (error, _) = failure_of(case.run("yes & yes & kill -KILL $PPID; yes").await);
+    assert!(error.starts_with("the guardian of the script ended too early"), "{error}");
+    case.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn an_attempt_that_nobody_waits_for_any_more_is_killed() {
     let case = Case::new();
     let task = case.spawn(&format!("{LEAVES} touch $MEET/ready; sleep 300"));

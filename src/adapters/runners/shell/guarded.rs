@@ -7,7 +7,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tokio::{
     net::unix::pipe,
     process::{Child, ChildStdin, ChildStdout, Command},
     select,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -28,6 +28,8 @@ use super::{
 };
 use crate::ports::runner::Halt;
 
+/// `fs.pipe-max-size` where nobody has changed it.
+const LARGEST_PIPE: usize = 1024 * 1024;
 /// How long a guardian may take to kill before it is killed itself, with all below it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -108,19 +110,24 @@ impl Guarded {
                     let deadline = *halt.deadline.borrow_and_update();
                     orders.push(&Order::Deadline(deadline.into()));
                 }
+                // Before the output, which a script may never let be empty.
+                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
+                    give_up = None;
+                    kill_by_force(&mut child, pid);
+                }
                 () = orders.send_some(), if orders.are_waiting() => {}
                 reports = &mut reports => break reports,
                 read = output.read(&mut chunk), if reading => match read {
                     Ok(count @ 1..) => kept.push(&chunk[..count]),
                     Ok(0) | Err(_) => reading = false,
                 },
-                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
-                    give_up = None;
-                    kill_by_force(&mut child, pid);
-                }
             }
         };
-        let status = describe(child.wait().await);
+        // It may still be removing a large folder, which nobody has to wait for.
+        let status = timeout(PATIENCE, child.wait()).await.map_or_else(
+            |_| "it has not ended yet".into(),
+            |status| status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+        );
         drain(&output, &mut chunk, &mut kept);
         let (began, end) = read_reports(&reports);
         let halted = stopped || killed;
@@ -194,13 +201,14 @@ fn kill_by_force(child: &mut Child, guardian: Pid) {
 }
 
 /// Takes what is still in the pipe, without waiting for more. Not through tokio, whose knowledge
-/// of what is there may be older than the guardian's end.
+/// of what is there may be older than the guardian's end. Whoever survived a killed guardian may still
+/// be writing, so no more is taken than a pipe can hold.
 fn drain(output: &pipe::Receiver, chunk: &mut [u8], kept: &mut Kept) {
-    while let Ok(count @ 1..) = rustix::io::read(output.as_fd(), &mut *chunk) {
+    let mut left = LARGEST_PIPE;
+    while left > 0
+        && let Ok(count @ 1..) = rustix::io::read(output.as_fd(), &mut *chunk)
+    {
         kept.push(&chunk[..count]);
+        left = left.saturating_sub(count);
     }
-}
-
-fn describe(status: io::Result<ExitStatus>) -> String {
-    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
