@@ -16,7 +16,9 @@ use std::{
 
 use secrecy::SecretString;
 
-use crate::domain::{eligibility::Eligibility, id::Owner, lease::LeaseTerms, retry::Backoff};
+use crate::domain::{
+    eligibility::Eligibility, id::Owner, lease::LeaseTerms, retention::Retention, retry::Backoff,
+};
 
 mod check;
 mod database;
@@ -70,6 +72,7 @@ pub struct Worker {
     pub backoff: Backoff,
     /// Unclean ends in a row after which an execution is failed.
     pub poison_claims: u32,
+    pub retention: Retention,
 }
 
 /// Settings of shell steps.

@@ -13,6 +13,7 @@ pub mod key;
 pub mod lease;
 pub mod plan;
 pub mod recovery;
+pub mod retention;
 pub mod retry;
 pub mod step;
 pub mod workflow;

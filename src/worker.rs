@@ -12,6 +12,7 @@ pub mod keeper;
 pub mod leases;
 mod metered;
 pub mod poller;
+mod reaper;
 pub mod recorder;
 mod shared;
 mod watchdog;
@@ -42,7 +43,10 @@ pub use self::{
 };
 use crate::{
     clock::boot_now,
-    domain::{eligibility::Eligibility, id::Owner, lease::LeaseTerms, retry::Backoff},
+    domain::{
+        eligibility::Eligibility, id::Owner, lease::LeaseTerms, retention::Retention,
+        retry::Backoff,
+    },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
         executions::{ExecutionStore, StoreError},
@@ -69,6 +73,7 @@ pub struct Settings {
     pub steps_at_once: usize,
     pub backoff: Backoff,
     pub poison_claims: u32,
+    pub retention: Retention,
     /// Stop when nothing is left to claim.
     pub until_idle: bool,
 }
@@ -118,7 +123,7 @@ impl Worker {
         services.spawn(keeper.run(done.clone()));
         let mut watchers = JoinSet::new();
         watchers.spawn(watcher::watch(shared.clone()));
-        watchers.spawn(watcher::reap(shared.clone()));
+        watchers.spawn(reaper::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
 
         watchers.spawn(tell_of_drain(shared.clone()));

@@ -24,6 +24,7 @@ use crate::{
     domain::{
         definition::Definition,
         eligibility::Eligibility,
+        execution::ExecutionState,
         id::{Beat, ExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
@@ -54,6 +55,7 @@ mod facts;
 mod locks;
 mod release;
 mod renew;
+mod retention;
 mod rows;
 mod schema;
 mod server;
@@ -200,6 +202,15 @@ impl ExecutionStore for MySqlStore {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         Ok(release::reap(&self.work, limit).await?)
+    }
+
+    async fn expire(
+        &self,
+        state: ExecutionState,
+        kept: Duration,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        Ok(retention::expire(&self.work, state, kept, limit).await?)
     }
 
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {

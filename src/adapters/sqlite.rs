@@ -13,6 +13,7 @@ mod locks;
 mod look;
 mod release;
 mod renew;
+mod retention;
 mod rows;
 mod schema;
 mod session;
@@ -40,6 +41,7 @@ use super::{
 use crate::{
     domain::{
         eligibility::Eligibility,
+        execution::ExecutionState,
         id::{Beat, ExecutionId},
         intake::Deferrals,
         lease::{Lease, Renewal},
@@ -208,6 +210,15 @@ impl ExecutionStore for SqliteStore {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         self.on(&self.work, move |c| Box::pin(release::reap(c, limit))).await
+    }
+
+    async fn expire(
+        &self,
+        state: ExecutionState,
+        kept: Duration,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.on(&self.work, move |c| Box::pin(retention::expire(c, state, kept, limit))).await
     }
 
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {

@@ -195,6 +195,7 @@ fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {
         steps_at_once: settings.steps_at_once,
         backoff: settings.backoff,
         poison_claims: settings.poison_claims,
+        retention: settings.retention,
         until_idle,
     }
 }

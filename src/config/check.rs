@@ -17,11 +17,15 @@ use crate::domain::{
     eligibility::{Backlog, Eligibility},
     id::Owner,
     lease::LeaseTerms,
+    retention::Retention,
     retry::Backoff,
 };
 
 /// A claim transaction holds no more executions than this.
 const LARGEST_BATCH: usize = 50;
+/// What has just ended is still looked at by whoever waits for it.
+const SHORTEST_KEPT: Duration = Duration::from_secs(3600);
+const LONGEST_KEPT: Duration = Duration::from_secs(100 * 31_557_600);
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub(super) fn worker(
@@ -58,6 +62,7 @@ pub(super) fn worker(
         )?,
         steps_at_once: number(origins, "step.at_once", settings.step.at_once, 1..=1000)?,
         backoff: backoff(settings, origins)?,
+        retention: retention(settings, origins)?,
         poison_claims: number(origins, "poison.claims", settings.poison.claims, 1..=1_000_000)?,
     })
 }
@@ -109,6 +114,20 @@ fn eligibility(settings: &Settings, origins: &Origins) -> Result<Eligibility, Co
         }
     };
     Ok(Eligibility { include, exclude, backlog })
+}
+
+fn retention(settings: &Settings, origins: &Origins) -> Result<Retention, ConfigError> {
+    let limit = |key: &str, text: &Option<String>| {
+        text.as_deref()
+            .map(|text| duration(origins, key, text, SHORTEST_KEPT..=LONGEST_KEPT))
+            .transpose()
+    };
+    let written = &settings.retention;
+    Ok(Retention {
+        success: limit("retention.success", &written.success)?,
+        failed: limit("retention.failed", &written.failed)?,
+        cancelled: limit("retention.cancelled", &written.cancelled)?,
+    })
 }
 
 fn backoff(settings: &Settings, origins: &Origins) -> Result<Backoff, ConfigError> {

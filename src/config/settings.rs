@@ -36,6 +36,7 @@ level!(Settings {
     step: Step = Step::default(),
     shell: Shell = Shell::default(),
     poison: Poison = Poison::default(),
+    retention: Retention = Retention::default(),
     database: Database = Database::default(),
     admin: Admin = Admin::default(),
     log: Log = Log::default(),
@@ -66,6 +67,13 @@ level!(Backoff { base: String = "1s".into(), cap: String = "60s".into() });
 level!(Shell {
     grace: String = "2s".into(),
     pass_env: Option<Names> = None,
+});
+
+level!(Retention {
+    /// How long executions are kept that ended like this; for good if it is not given.
+    success: Option<String> = None,
+    failed: Option<String> = None,
+    cancelled: Option<String> = None,
 });
 
 level!(Poison { claims: u32 = 10 });

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     eligibility::Eligibility,
-    execution::AttemptOutcome,
+    execution::{AttemptOutcome, ExecutionState},
     id::{Beat, ExecutionId, Owner, StepExecutionId},
     intake::{Deferral, StepSlot, Supported},
     lease::{Lease, Renewal},
@@ -49,6 +49,15 @@ pub trait ExecutionStore: Send + Sync + 'static {
 
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
+
+    /// Deletes at most `limit` executions that ended as `state` more than `kept` ago, with all that
+    /// belongs to them; returns how many.
+    async fn expire(
+        &self,
+        state: ExecutionState,
+        kept: Duration,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// What waits for workers of this eligibility, and what runs, in the whole store.
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError>;

@@ -11,6 +11,7 @@ use super::health::Health;
 use crate::{
     domain::{
         eligibility::Eligibility,
+        execution::ExecutionState,
         id::Beat,
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
@@ -103,6 +104,15 @@ impl ExecutionStore for Metered {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         self.count(self.timed("reap", self.store.reap(limit)).await)
+    }
+
+    async fn expire(
+        &self,
+        state: ExecutionState,
+        kept: Duration,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.count(self.timed("expire", self.store.expire(state, kept, limit)).await)
     }
 
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {

@@ -107,26 +107,6 @@ async fn take_over(
     Ok(())
 }
 
-/// Deletes old tombstones, now and then, until the drain begins.
-pub async fn reap(shared: Arc<Shared>) {
-    const EVERY: Duration = Duration::from_secs(60);
-    const MOST: u32 = 1_000;
-    let draining = shared.tools.drain.draining.clone();
-    loop {
-        tokio::select! {
-            () = draining.cancelled() => return,
-            () = sleep(EVERY.mul_f64(0.5 + rand::random::<f64>())) => {}
-        }
-        match shared.store.reap(MOST).await {
-            Ok(0) => {}
-            Ok(cleaned_count) => {
-                info!(event = "locks.reaped", cleaned_count, "old lock rows were deleted");
-            }
-            Err(error) => debug!(%error, "old lock rows could not be deleted"),
-        }
-    }
-}
-
 /// Keeps the queue's gauges fresh until the drain begins.
 pub async fn count(shared: Arc<Shared>) {
     const EVERY: Duration = Duration::from_secs(15);

@@ -12,6 +12,7 @@ use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod claim;
 mod eligible;
+mod retention;
 pub mod sqlite;
 mod steer;
 pub mod world;
@@ -72,6 +73,10 @@ macro_rules! contract {
                     the_backlog_of_one_template_is_released_alone
                     a_worker_that_is_told_to_runs_the_backlog
                     a_scheduled_execution_waits_for_its_moment
+                }
+                retention {
+                    what_ended_long_ago_is_deleted_with_all_that_belongs_to_it
+                    what_has_not_ended_or_not_long_ago_is_kept
                 }
                 steer {
                     a_pending_execution_is_cancelled_with_its_steps

@@ -11,9 +11,11 @@ use orchestrator_worker::{
     },
     domain::{
         eligibility::Eligibility,
+        execution::ExecutionState,
         id::{Beat, ExecutionId, Owner},
         lease::{Lease, LeaseTerms, Renewal},
         recovery::{Held, TakeOver},
+        retention::Retention,
         retry::Backoff,
     },
     instruments::Instruments,
@@ -101,6 +103,15 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
         self.store.reap(limit).await
     }
 
+    async fn expire(
+        &self,
+        state: ExecutionState,
+        kept: Duration,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.store.expire(state, kept, limit).await
+    }
+
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError> {
         self.store.queue(eligibility).await
     }
@@ -164,6 +175,7 @@ impl Running {
             steps_at_once: 8,
             backoff: Backoff { base: seconds(1), cap: seconds(60) },
             poison_claims: 10,
+            retention: Retention::default(),
             until_idle: false,
         };
         let worker = Worker::new(

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 36] = [
+const IN_THE_FILE: [(&str, &str); 37] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -65,6 +65,10 @@ const IN_THE_FILE: [(&str, &str); 36] = [
     (
         "step: {backoff: {base: 2m}}",
         "step.backoff.cap (its default) is 60s; it must not be less than step.backoff.base",
+    ),
+    (
+        "retention: {failed: 1m}",
+        "retention.failed (from orchestrator-worker.yaml) is 1m; it must be between 1h and 100years",
     ),
     (
         "poison: {claims: 0}",
