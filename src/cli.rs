@@ -12,7 +12,10 @@ use crate::config::Flags;
 mod apply;
 mod backlog;
 mod cancel;
+mod config;
+mod documents;
 pub mod exit;
+mod graph;
 mod list;
 mod migrate;
 mod output;
@@ -103,6 +106,10 @@ enum Command {
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     Backlog(backlog::BacklogArgs),
+    Graph(graph::GraphArgs),
+    Config(config::ConfigArgs),
+    Completions(documents::CompletionsArgs),
+    Man(documents::ManArgs),
 }
 
 /// How results are printed.
@@ -145,7 +152,11 @@ impl Cli {
             | Command::Retry(_)
             | Command::Pause(_)
             | Command::Resume(_)
-            | Command::Backlog(_) => flags,
+            | Command::Backlog(_)
+            | Command::Graph(_)
+            | Command::Config(_)
+            | Command::Completions(_)
+            | Command::Man(_) => flags,
         }
     }
 

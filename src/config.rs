@@ -24,11 +24,13 @@ mod check;
 mod database;
 mod error;
 mod layers;
+mod listing;
 mod settings;
 
 pub use database::{MySql, Sqlite, Store, Tls};
 pub use error::ConfigError;
 pub use layers::Flags;
+pub use listing::Setting;
 
 /// All settings, checked.
 #[derive(Clone, Debug)]

@@ -25,6 +25,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return exit::of_command_line(&error).into(),
     };
+    if let Some(exit) = cli.print_document() {
+        return exit.into();
+    }
     let program = match Program::prepare(cli, Surroundings::of_this_process()) {
         Ok(program) => program,
         Err(failure) => return failure.report().into(),

@@ -31,9 +31,9 @@ use crate::{
     },
     ports::{
         control::{
-            About, Applied, BacklogSummary, Cancelled, Control, ControlError, ExecutionDetail,
-            ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange, Paused, Submission,
-            Submitted,
+            About, Applied, BacklogSummary, Cancelled, Control, ControlError, Drawn,
+            ExecutionDetail, ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange,
+            Paused, Submission, Submitted,
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
@@ -238,6 +238,10 @@ impl Control for MySqlStore {
 
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError> {
         control::show(&self.work, execution).await
+    }
+
+    async fn draw(&self, which: &str) -> Result<Drawn, ControlError> {
+        control::draw(&self.work, which).await
     }
 
     async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {

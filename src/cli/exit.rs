@@ -8,6 +8,7 @@ use super::workflow_file::WorkflowFileError;
 use crate::{
     app::AppError,
     config::ConfigError,
+    domain::workflow::WorkflowError,
     ports::{control::ControlError, executions::StoreError},
 };
 
@@ -65,6 +66,8 @@ pub enum Failure {
     App(#[from] AppError),
     #[error(transparent)]
     File(#[from] WorkflowFileError),
+    #[error("template {name:?} cannot be run: {error}")]
+    NotAWorkflow { name: String, error: WorkflowError },
     #[error("cannot start threads: {0}")]
     Runtime(io::Error),
     #[error("cannot print the result: {0}")]
@@ -87,7 +90,11 @@ impl Failure {
         match self {
             Self::Config(_) => Exit::Configuration,
             Self::NothingStays | Self::NothingToResume | Self::TooFar => Exit::Usage,
-            Self::App(_) | Self::File(_) | Self::Runtime(_) | Self::Print(_) => Exit::Failure,
+            Self::App(_)
+            | Self::File(_)
+            | Self::NotAWorkflow { .. }
+            | Self::Runtime(_)
+            | Self::Print(_) => Exit::Failure,
         }
     }
 

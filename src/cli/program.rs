@@ -5,7 +5,7 @@
 use super::{
     Cli, Command, apply, backlog, cancel,
     exit::{Exit, Failure},
-    list, migrate, pause, retry, run, show, submit,
+    graph, list, migrate, pause, retry, run, show, submit,
 };
 use crate::{
     app::{self, Logger, Logs, Stores},
@@ -53,6 +53,15 @@ impl Program {
             Command::Pause(args) => pause::pause(args, config).await,
             Command::Resume(args) => pause::resume(args, config).await,
             Command::Backlog(args) => backlog::backlog(args, config).await,
+            Command::Graph(args) => graph::graph(args, config).await,
+            Command::Config(args) => {
+                let settings = Config::settings(&self.cli.flags(), &self.around)?;
+                super::config::config(args, config, &settings)
+            }
+            // In `main` already, before a configuration is asked for.
+            Command::Completions(_) | Command::Man(_) => {
+                Ok(self.cli.print_document().unwrap_or(Exit::Success))
+            }
         }
     }
 

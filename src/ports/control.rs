@@ -1,6 +1,6 @@
 //! What an operator asks of a store: prepare it, put workflows in, submit, look.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::executions::StoreError;
 use crate::domain::{
     definition::Definition,
     execution::ExecutionState,
-    id::{ExecutionId, TemplateId},
+    id::{ExecutionId, StepId, TemplateId},
 };
 
 /// A store as an operator sees it.
@@ -29,6 +29,9 @@ pub trait Control: Send + Sync + 'static {
     async fn list(&self, filter: &Filter) -> Result<Vec<ExecutionSummary>, ControlError>;
 
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError>;
+
+    /// A template (by name or id), or an execution's plan and how far each of its steps has come.
+    async fn draw(&self, which: &str) -> Result<Drawn, ControlError>;
 
     /// Sets an execution to `cancelled`. Steps of one that nobody holds are skipped with it; the
     /// worker that holds it stops the others at its next renewal.
@@ -97,6 +100,14 @@ pub enum Start {
     At(UnixMillis),
     /// From now on, by the store's clock.
     After(Duration),
+}
+
+/// Steps, and what waits for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    pub definition: Definition,
+    /// The state column's own words; empty for a template.
+    pub states: BTreeMap<StepId, String>,
 }
 
 /// What a cancellation met.
@@ -234,6 +245,8 @@ pub struct AttemptDetail {
 pub enum ControlError {
     #[error("there is no template named {0:?}; `orchestrator-worker apply -f FILE` adds one")]
     NoTemplate(String),
+    #[error("template {0:?} cannot be read: {1}")]
+    Unreadable(String, String),
     #[error("{count} templates are named {name:?}; give the id of one: {ids}")]
     Ambiguous { name: String, count: usize, ids: String },
     #[error("template {0:?} is not active, so nothing new may be submitted for it")]

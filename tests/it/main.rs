@@ -4,6 +4,7 @@
 //! `tests/run fast` can leave it out by name; none skips itself.
 
 mod architecture;
+mod commands;
 mod config;
 mod contract;
 mod crash;

@@ -4,6 +4,7 @@
 
 mod apply;
 mod backlog;
+mod draw;
 mod find;
 mod look;
 mod pause;
@@ -12,6 +13,7 @@ mod submit;
 
 pub(super) use apply::apply;
 pub(super) use backlog::{backlog, release_backlog};
+pub(super) use draw::draw;
 pub(super) use look::{list, show};
 pub(super) use pause::{pause, paused};
 pub(super) use steer::{cancel, retry};

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** an execution and its step rows appear together or not at all.
 
+mod draw;
 mod steer;
 
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::{
         id::{ExecutionId, TemplateId},
     },
     ports::control::{
-        About, Applied, AttemptDetail, BacklogSummary, Cancelled, Control, ControlError,
+        About, Applied, AttemptDetail, BacklogSummary, Cancelled, Control, ControlError, Drawn,
         ExecutionDetail, ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange, Paused,
         Start, StepDetail, Submission, Submitted, UnixMillis,
     },
@@ -68,6 +69,11 @@ impl Control for SqliteStore {
     async fn show(&self, execution: &ExecutionId) -> Result<ExecutionDetail, ControlError> {
         let execution = execution.clone();
         self.command(move |c| Box::pin(async move { show(c, &execution).await })).await
+    }
+
+    async fn draw(&self, which: &str) -> Result<Drawn, ControlError> {
+        let which = which.to_owned();
+        self.command(move |c| Box::pin(async move { draw::draw(c, &which).await })).await
     }
 
     async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {
