@@ -16,6 +16,7 @@ use crate::{
     admin::AdminError,
     ports::{control::ControlError, executions::StoreError},
     telemetry::TelemetryError,
+    worker::WorkError,
 };
 
 /// Why the program cannot do what it is asked.
@@ -36,6 +37,6 @@ pub enum AppError {
          may be written to"
     )]
     StateDir { folder: PathBuf, source: io::Error },
-    #[error("cannot start the worker: {0}")]
-    Worker(io::Error),
+    #[error(transparent)]
+    Worker(#[from] WorkError),
 }

@@ -78,6 +78,18 @@ pub struct Settings {
     pub until_idle: bool,
 }
 
+/// Why a worker stopped before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    #[error("cannot start the worker: {0}")]
+    Watchdog(io::Error),
+    #[error("a part of the worker has ended before its time; see the log")]
+    Broken,
+    /// Only a person can mend it, and whoever waits until nothing is left would wait for ever.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
 /// A worker that has not begun.
 pub struct Worker {
     store: Arc<dyn ExecutionStore>,
@@ -100,16 +112,16 @@ impl Worker {
         Self { store, runner, settings, instruments, health }
     }
 
-    /// Works until it is told to stop, or until nothing is left if so set. Fails where the watchdog's
-    /// thread cannot be started, and where one of its parts has ended before its time: then what it
+    /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
     /// holds is handed back as in a drain.
-    pub async fn run(self, shutdown: Shutdown) -> io::Result<Summary> {
+    pub async fn run(self, shutdown: Shutdown) -> Result<Summary, WorkError> {
         let drain = Drain::default();
         let mut services = JoinSet::new();
         let recorder = Recorder::start(&self.store, &self.instruments, &mut services);
         let shared = Arc::new(Shared::new(&self, drain.clone(), recorder));
         drop(self.runner);
-        let watchdog = Watchdog::start(shared.leases.clone(), self.instruments.clone())?;
+        let watchdog = Watchdog::start(shared.leases.clone(), self.instruments.clone())
+            .map_err(WorkError::Watchdog)?;
         let done = CancellationToken::new();
         let deadline = self.settings.drain_deadline;
         services.spawn(drain.clone().follow(shutdown, deadline, done.clone()));
@@ -128,7 +140,7 @@ impl Worker {
 
         watchers.spawn(tell_of_drain(shared.clone()));
 
-        let broken = work_while_whole(&shared, &mut services, &mut watchers).await;
+        let worked = work_while_whole(&shared, &mut services, &mut watchers).await;
         drain.begin();
         // What they are taking over must not be lost; only when told to end now it is left to others.
         tokio::select! {
@@ -145,32 +157,29 @@ impl Worker {
             .await
             .ok();
         drop(watchdog);
-        if broken {
-            return Err(io::Error::other("a part of it has ended before its time; see the log"));
-        }
-        Ok(summary)
+        worked.map(|()| summary)
     }
 }
 
-/// Works until the drain, and drains when a part ends before its time; returns whether one did. What
-/// is being claimed is waited for, unless everything is to end now.
+/// Works until the drain, and drains when a part ends before its time. What is being claimed is
+/// waited for, unless everything is to end now.
 async fn work_while_whole(
     shared: &Arc<Shared>,
     services: &mut JoinSet<()>,
     watchers: &mut JoinSet<()>,
-) -> bool {
+) -> Result<(), WorkError> {
     let drain = &shared.tools.drain;
     let mut work = pin!(async {
         announce(shared).await;
-        claim_until_draining(shared).await;
+        claim_until_draining(shared).await.map_err(WorkError::Store)
     });
     let mut broken = false;
-    loop {
+    let worked = loop {
         let whole = !broken && !drain.draining.is_cancelled();
         let ended = tokio::select! {
             biased;
-            () = drain.abort.cancelled() => return broken,
-            () = &mut work => return broken,
+            () = drain.abort.cancelled() => break Ok(()),
+            worked = &mut work => break worked,
             Some(ended) = services.join_next(), if whole => ended,
             Some(ended) = watchers.join_next(), if whole => ended,
         };
@@ -181,7 +190,8 @@ async fn work_while_whole(
                 "a part of the worker has ended before its time: going away");
             drain.begin();
         }
-    }
+    };
+    if broken { Err(WorkError::Broken) } else { worked }
 }
 
 /// Says that no more is claimed as soon as that is so, even while the last claim is under way.
@@ -217,8 +227,8 @@ async fn announce(shared: &Shared) {
     }
 }
 
-/// The claim loop.
-async fn claim_until_draining(shared: &Arc<Shared>) {
+/// The claim loop. Fails only with `until_idle`, where a person is needed and nothing runs.
+async fn claim_until_draining(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let mut poller = Poller::new(shared.settings.poll_interval);
     let mut said_idle = false;
     let draining = shared.tools.drain.draining.clone();
@@ -232,11 +242,11 @@ async fn claim_until_draining(shared: &Arc<Shared>) {
             }
             continue;
         };
-        let found = claim(shared, slots).await;
+        let found = claim(shared, slots).await?;
         let idle = found == Found::Work(0) && shared.active() == 0;
         if idle && shared.settings.until_idle && nothing_left(shared).await {
             info!(event = "worker.finished", "nothing is left to claim");
-            return;
+            return Ok(());
         }
         if idle && !said_idle {
             info!(event = "worker.idle", "idle: waiting for executions");
@@ -253,9 +263,13 @@ async fn claim_until_draining(shared: &Arc<Shared>) {
             () = shared.slot_freed(), if shared.settings.until_idle => {}
         }
     }
+    Ok(())
 }
 
-async fn claim(shared: &Arc<Shared>, slots: tokio::sync::OwnedSemaphorePermit) -> Found {
+async fn claim(
+    shared: &Arc<Shared>,
+    slots: tokio::sync::OwnedSemaphorePermit,
+) -> Result<Found, StoreError> {
     let asked = slots.num_permits();
     let sent = boot_now();
     let began = shared.age();
@@ -268,6 +282,7 @@ async fn claim(shared: &Arc<Shared>, slots: tokio::sync::OwnedSemaphorePermit) -
             shared.admit(batch, sent, slots);
             (if taken > 0 { "work" } else { "empty" }, Found::Work(taken))
         }
+        Err(error) if shared.gives_up_on(&error) => return Err(error),
         Err(error) => {
             if error == StoreError::PrimaryChanged {
                 shared.forget_observations();
@@ -277,7 +292,7 @@ async fn claim(shared: &Arc<Shared>, slots: tokio::sync::OwnedSemaphorePermit) -
         }
     };
     shared.instruments.polls.get_or_create(&ByResult { result }).inc();
-    found
+    Ok(found)
 }
 
 /// Nothing is due, running anywhere, or put back for a moment.

@@ -140,13 +140,13 @@ impl Daemon {
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };
-        let summary = worker.run(shutdown).await.map_err(AppError::Worker);
+        let summary = worker.run(shutdown).await;
         self.stop.cancel();
         let rest = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(LAST_ANSWERS, rest).await.is_err() {
             tracing::debug!("somebody still reads from the admin port");
         }
-        summary
+        Ok(summary?)
     }
 }
 

@@ -223,6 +223,11 @@ impl Shared {
         }
     }
 
+    /// Whether nothing will be left to do only after a person has mended something.
+    pub fn gives_up_on(&self, error: &StoreError) -> bool {
+        matches!(error, StoreError::NotReady(_)) && self.settings.until_idle && self.active() == 0
+    }
+
     /// Puts claimed executions under way, each with one of the reserved slots.
     pub fn admit(self: &Arc<Self>, batch: Batch, sent: BootTime, mut slots: OwnedSemaphorePermit) {
         for (execution, reason) in &batch.deferred {
@@ -231,7 +236,7 @@ impl Shared {
         }
         for (execution, reason) in batch.refused {
             warn!(event = "execution.refused", execution.id = %execution, %reason,
-                "failed: it cannot be run");
+                "failed: it cannot be run; mend its template and submit it again");
             self.note_end(Finished {
                 execution,
                 workflow: String::new(),

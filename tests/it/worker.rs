@@ -26,7 +26,7 @@ use orchestrator_worker::{
             StoreError,
         },
     },
-    worker::{Settings, Shutdown, Summary, Worker, health::Health},
+    worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
 };
 use tokio::{
     sync::mpsc,
@@ -155,7 +155,7 @@ async fn succeed(store: &SqliteStore, ids: &[ExecutionId]) {
 }
 
 struct Running {
-    tasks: JoinSet<std::io::Result<Summary>>,
+    tasks: JoinSet<Result<Summary, WorkError>>,
     shutdown: Shutdown,
 }
 
@@ -191,7 +191,7 @@ impl Running {
         Self { tasks, shutdown }
     }
 
-    async fn end(mut self) -> std::io::Result<Summary> {
+    async fn end(mut self) -> Result<Summary, WorkError> {
         let ended = timeout(CEILING, self.tasks.join_next()).await.expect("it ends in time");
         ended.expect("it was started").expect("it does not panic")
     }
