@@ -110,7 +110,7 @@ impl SqliteStore {
         });
         let store = match settings.path {
             SqlitePath::File(path) => {
-                let opener = Opener::file(&path, true);
+                let opener = Opener::file(&path);
                 Self {
                     place: opener.place().clone(),
                     shared,

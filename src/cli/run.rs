@@ -181,10 +181,15 @@ fn table(summary: &Summary, config: &Config) -> Result<(), Failure> {
     }
     for one in &summary.finished {
         if let Some(error) = &one.error {
-            output::line(&format!("{}: {}", one.workflow, text::cell(error, CELL)))?;
+            output::line(&format!("{}: {}", name(one), text::cell(error, CELL)))?;
         }
     }
     output::line(&counts(summary))
+}
+
+/// What was refused was never a workflow.
+fn name(one: &Finished) -> &str {
+    if one.workflow.is_empty() { one.execution.as_str() } else { &one.workflow }
 }
 
 /// `2 succeeded, 1 failed`: what is not zero.

@@ -65,6 +65,15 @@ pub fn parse(path: &Path, text: &str, creator: &str) -> Result<WorkflowFile, Wor
     Ok(WorkflowFile { path: path.to_owned(), definition, about })
 }
 
+/// The known name that was meant, if one is near enough.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .min()
+        .filter(|(distance, known)| *distance * 2 <= known.chars().count())
+        .map(|(_, known)| known)
+}
+
 fn paths(path: &Path) -> Result<Vec<PathBuf>, WorkflowFileError> {
     let unreadable = |error: std::io::Error| WorkflowFileError::unreadable(path, &error);
     if !fs::metadata(path).map_err(unreadable)?.is_dir() {

@@ -78,7 +78,7 @@ pub enum StepError {
     Nul(&'static str),
     #[error("its {column} is negative: {value}")]
     Negative { column: &'static str, value: i64 },
-    #[error("its {column} is not {expected}: {problem}")]
+    #[error("the column {column} is not {expected}: {problem}")]
     Json { column: &'static str, expected: &'static str, problem: String },
     #[error("its parameters.resume is {0:?}, which is neither \"rerun\" nor \"fail\"")]
     Resume(String),

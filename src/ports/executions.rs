@@ -284,7 +284,7 @@ pub enum StoreError {
     #[error("waiting until the database server has been the same for 60 s")]
     Unsettled,
     /// It needs a person: a missing table, right, or setting.
-    #[error("the database is not ready for this worker: {0}")]
+    #[error("the database cannot be used: {0}")]
     NotReady(String),
     /// The database refused a value.
     #[error("the database refused a value: {0}")]

@@ -100,8 +100,8 @@ impl Tries {
             self.slot.key_gen = self.slot.key_gen.saturating_add(1);
         }
         let delay = self.tools.backoff.delay(self.slot.retry_count, rand::random(), retry_after);
-        warn!(event = "step.retrying", attempt = self.slot.attempt, %error, delay = ?delay,
-            "step failed and will be tried again");
+        warn!(event = "step.retrying", step.name = %self.step.name, attempt = self.slot.attempt,
+            %error, delay = ?delay, "step failed and will be tried again");
         let mut advance = Advance::new(self.standing.lease.clone());
         advance.retrying.push(StepRetry {
             step: self.slot.id.clone(),
@@ -251,7 +251,8 @@ impl Tries {
     }
 
     fn failed(self, outcome: AttemptOutcome, error: String, output: Option<String>) -> Tried {
-        warn!(event = "step.failed", attempt = self.slot.attempt, %error, "step failed");
+        warn!(event = "step.failed", step.name = %self.step.name, attempt = self.slot.attempt,
+            %error, "step failed");
         self.end(false, outcome, output, Some(error))
     }
 

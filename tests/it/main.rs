@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod crash;
 mod examples;
+mod first_errors;
 mod graphs;
 mod hostile_definitions;
 mod mysql;

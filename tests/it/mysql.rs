@@ -38,6 +38,9 @@ impl Server for MariaDb {
     }
 }
 
+/// Of the users that tests make.
+pub const PASSWORD: &str = "correct-horse-battery";
+
 /// A database of its own on a server.
 pub struct Database<S: Server> {
     name: String,
@@ -72,6 +75,23 @@ impl<S: Server> Database<S> {
         let url = S::url();
         let host = url.rsplit('@').next().and_then(|rest| rest.split('/').next());
         host.and_then(|host| host.parse().ok()).expect("a URL with an address and a port")
+    }
+
+    /// Makes a user of this database with these rights on it; returns its URL.
+    pub async fn user(&self, rights: &str) -> String {
+        let (name, user) = (&self.name, self.user_name());
+        let rights = if rights.is_empty() {
+            String::new()
+        } else {
+            format!("GRANT {rights} ON {name}.* TO {user}")
+        };
+        self.exec(&format!("CREATE USER {user} IDENTIFIED BY '{PASSWORD}'; {rights}")).await;
+        format!("mysql://{user}:{PASSWORD}@{}/{name}", Self::address())
+    }
+
+    /// Of the user that [`Self::user`] makes; a name may have 32 characters.
+    pub fn user_name(&self) -> &str {
+        &self.name[..32]
     }
 
     pub async fn open(&self, address: Option<std::net::SocketAddr>) -> MySqlStore {
@@ -130,12 +150,12 @@ impl<S: Server> Subject for Database<S> {
 impl<S: Server> Drop for Database<S> {
     /// On a thread of its own, because dropping cannot wait.
     fn drop(&mut self) {
-        let (url, name) = (S::url(), self.name.clone());
+        let (url, name, user) = (S::url(), self.name.clone(), self.user_name().to_owned());
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let mut connection = MySqlConnection::connect(&url).await.expect("a server");
-                let sql = format!("DROP DATABASE {name}");
+                let sql = format!("DROP DATABASE {name}; DROP USER IF EXISTS {user}");
                 raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await
             })
         })

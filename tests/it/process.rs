@@ -6,7 +6,7 @@ use std::{
     ffi::OsStr,
     io::{BufRead, BufReader},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread::{JoinHandle, spawn},
     time::Duration,
 };
@@ -27,6 +27,40 @@ pub fn binary() -> Command {
         }
     }
     command
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+}
+
+/// Runs a process to its end.
+pub fn end_of(command: &mut Command) -> Ended {
+    let began = tokio::time::Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let pid = pid_of(&child);
+    let (sender, ended) = mpsc::channel();
+    let waiter = spawn(move || sender.send(child.wait_with_output()).expect("the test waits"));
+    let output = ended.recv_timeout(CEILING).unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).expect("it still runs");
+        let output = ended.recv().expect("a killed process ends");
+        panic!("{command:?} did not end: {output:?}")
+    });
+    waiter.join().expect("no panic");
+    let output = output.expect("it can be waited for");
+    let text = |bytes| String::from_utf8(bytes).expect("it writes UTF-8");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    eprint!("{stderr}");
+    Ended { code: output.status.code(), stdout, stderr, took: began.elapsed() }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid")
 }
 
 /// Runs a command of the binary to its end.
@@ -120,8 +154,7 @@ impl Worker {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("it runs");
+        kill_process(pid_of(&self.child), signal).expect("it runs");
     }
 
     /// Waits for its end.

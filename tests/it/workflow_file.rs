@@ -149,14 +149,8 @@ const STEPS: [(&str, &str); 20] = [
         ":3: steps wait for each other in a circle: a -> b -> c -> a; take one of them out of `depends_on`",
     ),
     ("- {name: a, shell: x, depends_on: b}", ":3: a list is expected here, such as [a, b]"),
-    (
-        "- {name: a, shel: x}",
-        ":3: unknown field `shel`, expected one of name, shell, env, func, parameters, http, depends_on, mode, on_failure, timeout, retries, resume",
-    ),
-    (
-        "- {name: a, shell: x, mode: both}",
-        ":3: unknown variant `both`, expected one of serial, parallel",
-    ),
+    ("- {name: a, shel: x}", ":3: there is no key `shel` here; did you mean `shell`?"),
+    ("- {name: a, shell: x, mode: both}", ":3: `both` is not known here; give serial or parallel"),
     ("- {name: a, shell: x, retries: -1}", ":3: a whole number from 0 on is expected here"),
 ];
 
@@ -173,14 +167,15 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_mend() {
     for (text, sentence) in [
         ("", "f.yaml:1: the file is empty; begin it with `name:` and `steps:`"),
         ("- a", "f.yaml:1: a group of `key: value` is expected here"),
-        ("name: x", "f.yaml:1: missing field `steps`"),
+        ("name: x", "f.yaml:1: `steps:` is missing here; add it"),
         (
             "name: x\nsteps: []",
             "f.yaml: the workflow has no steps; give it at least one, with a name and `shell` or `func`",
         ),
+        ("name: x\nstep: []", "f.yaml:2: there is no key `step` here; did you mean `steps`?"),
         (
-            "name: x\nstep: []",
-            "f.yaml:2: unknown field `step`, expected one of name, description, steps",
+            "name: x\nsteps: []\nmodules: 1",
+            "f.yaml:3: there is no key `modules` here; those there are: name, description, steps",
         ),
         ("name: x\nname: y", "f.yaml:2: `name` stands twice here; take one of them out"),
         ("name:\nsteps: []", "f.yaml:1: a text is missing here"),
@@ -190,9 +185,12 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_mend() {
         ),
         (
             "name: x\nsteps:\n\t- a",
-            "f.yaml:3: tabs disallowed within this context (block indentation)",
+            "f.yaml:3: this cannot be read as YAML: tabs disallowed within this context (block indentation); correct it there",
         ),
-        ("name: x\nsteps: [\"a", "f.yaml:2: unclosed quote"),
+        (
+            "name: x\nsteps: [\"a",
+            "f.yaml:2: this cannot be read as YAML: unclosed quote; correct it there",
+        ),
         (
             "name: x\nsteps: []\n---\nname: y",
             "f.yaml:4: one file holds one workflow; move what follows `---` into a file of its own",
@@ -214,7 +212,7 @@ fn a_folder_is_read_in_the_order_of_its_names() {
         let shown = folder.path().display().to_string();
         load().expect_err("it is refused").to_string().replace(&shown, "DIR")
     };
-    assert_eq!(refusal(), "DIR: there is no *.yaml file in this folder");
+    assert_eq!(refusal(), "DIR: there is no *.yaml file in this folder; name another, or a file");
 
     write("b.yaml", "name: b\nsteps: [{name: s, shell: x}]");
     write("a.yml", "name: a\nsteps: [{name: s, shell: x}]");

@@ -132,7 +132,11 @@ fn of_number(number: u16, message: &str) -> Fault {
 impl From<LaneError> for Fault {
     fn from(error: LaneError) -> Self {
         match error {
-            LaneError::NotConnected(_) | LaneError::Closed => Self::Disconnected(error.to_string()),
+            LaneError::NotConnected(_) => Self::Disconnected(format!(
+                "{error}; check that the server runs and that nothing on the way to it swallows \
+                 what is sent"
+            )),
+            LaneError::Closed => Self::Disconnected(error.to_string()),
             LaneError::Overdue(_) => Self::Unknown(error.to_string()),
         }
     }

@@ -157,7 +157,7 @@ fn cannot_open(place: &Place) -> String {
         }
         Ok(_) => format!("{place} cannot be opened; check the rights on it and on its folder"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("{place} does not exist; run `orchestrator-worker migrate`, which makes it")
+            format!("{place} cannot be made; check the rights on its folder, or give another path")
         }
         Err(error) => format!("{place} cannot be opened: {error}"),
     }

@@ -35,9 +35,9 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// For a file; `create` makes it where it is missing.
-    pub(super) fn file(path: &std::path::Path, create: bool) -> Self {
-        let options = SqliteConnectOptions::new().filename(path).create_if_missing(create);
+    /// For a file, which is made where it is missing.
+    pub(super) fn file(path: &std::path::Path) -> Self {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         Self { options: session(options), place: Place::File(path.to_owned()) }
     }
 

@@ -47,7 +47,7 @@ impl WorkflowFileError {
 pub enum Problem {
     #[error("cannot read it: {0}; give a workflow file or a folder with *.yaml files")]
     Unreadable(String),
-    #[error("there is no *.yaml file in this folder")]
+    #[error("there is no *.yaml file in this folder; name another, or a file")]
     NoFiles,
     #[error("it has {size} bytes, and a workflow file may have at most {most}")]
     TooLarge { size: u64, most: u64 },

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use serde_saphyr::{Error, Spanned};
 
-use super::{Problem, WorkflowFileError};
+use super::{Problem, WorkflowFileError, nearest};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,11 +101,25 @@ fn words(error: &Error) -> String {
             "string scalar" => "a text is expected here".into(),
             other => format!("{other} is expected here"),
         },
+        Error::SerdeMissingField { field, .. } => format!("`{field}:` is missing here; add it"),
+        Error::SerdeUnknownField { field, expected, .. } => {
+            let hint = nearest(field, expected.iter().copied()).map_or_else(
+                || format!("those there are: {}", expected.join(", ")),
+                |known| format!("did you mean `{known}`?"),
+            );
+            format!("there is no key `{field}` here; {hint}")
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            format!("`{variant}` is not known here; give {}", expected.join(" or "))
+        }
         other => {
             let text = other.to_string();
             let text = text.split(" at line ").next().unwrap_or_default();
-            if text == "invalid u32" { "a whole number from 0 on is expected here" } else { text }
-                .into()
+            if text == "invalid u32" {
+                "a whole number from 0 on is expected here".into()
+            } else {
+                format!("this cannot be read as YAML: {text}; correct it there")
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     Problem, StepProblem, WorkflowFileError,
     format::{Mode, OnFailure, Resume, Written, WrittenStep},
+    nearest,
 };
 use crate::domain::{
     definition::{Definition, RecordedStep},
@@ -87,21 +88,13 @@ fn check_dependencies(
         } else if lines.contains_key(name.as_str()) {
             continue;
         } else {
-            StepProblem::UnknownDependency { name: name.clone(), nearest: nearest(name, lines) }
+            let nearest = nearest(name, lines.keys().copied()).map(str::to_owned);
+            StepProblem::UnknownDependency { name: name.clone(), nearest }
         };
         let problem = Problem::Step { name: step.name.value.clone(), problem };
         return Err(WorkflowFileError::at(path, line(dependency), problem));
     }
     Ok(())
-}
-
-fn nearest(name: &str, lines: &Lines) -> Option<String> {
-    lines
-        .keys()
-        .map(|known| (strsim::damerau_levenshtein(name, known), *known))
-        .min()
-        .filter(|(distance, known)| *distance * 2 <= known.chars().count())
-        .map(|(_, known)| known.to_owned())
 }
 
 fn record_step(
