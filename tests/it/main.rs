@@ -19,6 +19,7 @@ mod proxy;
 mod servers;
 mod shell;
 mod steering;
+mod submit;
 mod worker;
 mod workflow_file;
 mod workflow_properties;
