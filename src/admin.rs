@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{instruments::Instruments, worker::health::Health};
 
+const NOTHING_HERE: &str = "there are /startupz, /livez, /readyz and /metrics here\n";
+
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How this process is.
@@ -136,6 +138,7 @@ fn routes(probes: Arc<Probes>, instruments: Arc<Instruments>) -> Router {
             "/metrics",
             get(async move || ([(header::CONTENT_TYPE, OPENMETRICS)], instruments.encode())),
         )
+        .fallback(async || (StatusCode::NOT_FOUND, NOTHING_HERE))
 }
 
 /// 200, or 503 with the reasons, one a line.

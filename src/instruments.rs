@@ -47,6 +47,12 @@ pub struct ByState {
     pub state: &'static str,
 }
 
+/// The word of an execution's own column.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByStatus {
+    pub status: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByWorkflow {
     pub workflow: String,
@@ -94,7 +100,8 @@ pub struct Instruments {
     pub lease_remaining: Seconds,
     pub leases_held: Gauge,
     pub fenced_writes: Counter,
-    pub queue_depth: Family<ByState, Gauge>,
+    pub queue_depth: Family<ByStatus, Gauge>,
+    pub not_due_executions: Gauge,
     pub queue_oldest_age: Seconds,
     pub backlog_executions: Gauge,
     pub backlog_oldest_age: Seconds,
@@ -137,7 +144,12 @@ impl Instruments {
             lease_remaining: gauge_seconds(r, "lease_remaining", "Until the nearest deadline"),
             leases_held: gauge(r, "leases_held", "Leases of this worker"),
             fenced_writes: counter(r, "fenced_writes", "Writes refused: no longer the holder"),
-            queue_depth: gauge_family(r, "queue_depth", "Executions in the store; read with max"),
+            queue_depth: gauge_family(
+                r,
+                "queue_depth",
+                "Executions, held ones left out; read with max",
+            ),
+            not_due_executions: gauge(r, "not_due_executions", "Those pending for later"),
             queue_oldest_age: gauge_seconds(r, "queue_oldest_age", "Since the oldest became due"),
             backlog_executions: gauge(r, "backlog_executions", "Held; see `backlog`"),
             backlog_oldest_age: gauge_seconds(r, "backlog_oldest_age", "Of the oldest held"),

@@ -37,7 +37,7 @@ use crate::{
         lease::BootTime,
         recovery::{Held, Observations, TakeOver},
     },
-    instruments::{ByKind, ByState, Instruments, as_seconds, millis},
+    instruments::{ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
     ports::executions::{
         AdvanceError, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack, Queue,
         StoreError,
@@ -194,14 +194,15 @@ impl Shared {
     /// Reads the queue and sets its gauges.
     pub async fn count_queue(&self) -> Result<Queue, StoreError> {
         let queue = self.store.queue(&self.settings.eligibility).await?;
-        let depths = [("due", queue.due), ("not_due", queue.later), ("running", queue.running)];
-        for (state, depth) in depths {
-            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-            self.instruments.queue_depth.get_or_create(&ByState { state }).set(depth);
+        let count = |executions| i64::try_from(executions).unwrap_or(i64::MAX);
+        let pending = (ExecutionState::Pending, queue.due.saturating_add(queue.later));
+        for (state, depth) in [pending, (ExecutionState::Running, queue.running)] {
+            let by = ByStatus { status: state.as_str() };
+            self.instruments.queue_depth.get_or_create(&by).set(count(depth));
         }
+        self.instruments.not_due_executions.set(count(queue.later));
         self.instruments.queue_oldest_age.set(as_seconds(queue.oldest_due));
-        let backlog = i64::try_from(queue.backlog).unwrap_or(i64::MAX);
-        self.instruments.backlog_executions.set(backlog);
+        self.instruments.backlog_executions.set(count(queue.backlog));
         self.instruments.backlog_oldest_age.set(as_seconds(queue.oldest_backlog));
         Ok(queue)
     }

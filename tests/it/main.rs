@@ -3,6 +3,7 @@
 //! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, so that
 //! `tests/run fast` can leave it out by name; none skips itself.
 
+mod admin;
 mod architecture;
 mod commands;
 mod config;
@@ -13,12 +14,14 @@ mod first_errors;
 mod graphs;
 mod hostile_definitions;
 mod mysql;
+mod openmetrics;
 mod plan_cost;
 mod process;
 mod proxy;
 mod servers;
 mod shell;
 mod steering;
+mod stores;
 mod submit;
 mod worker;
 mod workflow_file;

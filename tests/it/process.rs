@@ -148,6 +148,11 @@ impl Worker {
         found(&lines.0).unwrap_or_else(|| panic!("{} never logged {event}", self.name))
     }
 
+    /// Where its admin port listens: `127.0.0.1:4711`.
+    pub fn admin(&self) -> String {
+        self.wait_for("admin.listening")["address"].as_str().expect("an address").to_owned()
+    }
+
     pub fn logged(&self, event: &str) -> usize {
         let lines = self.log.lines.lock().expect("no panic");
         lines.0.iter().filter(|line| line["event"] == event).count()

@@ -9,33 +9,13 @@ use crate::{
     contract::world::World,
     crash::Served,
     process::{Ended, Worker, binary, end_of, json, wait_until},
+    stores::on_every_store,
 };
 
-/// Makes a module of tests, one a story, for a subject.
-macro_rules! submit {
-    ($module:ident, $subject:ty) => {
-        mod $module {
-            crate::submit::stories! { $subject;
-                whoever_waits_learns_of_a_success_and_of_a_failure
-                whoever_waits_learns_of_a_cancellation_and_the_work_stops
-            }
-        }
-    };
+on_every_store! {
+    whoever_waits_learns_of_a_success_and_of_a_failure
+    whoever_waits_learns_of_a_cancellation_and_the_work_stops
 }
-
-macro_rules! stories {
-    ($subject:ty; $($story:ident)*) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $story() {
-            crate::submit::$story::<$subject>().await;
-        })*
-    };
-}
-use stories;
-
-submit!(on_sqlite_file, crate::contract::sqlite::File);
-submit!(on_mysql, crate::mysql::Database<crate::mysql::MySql>);
-submit!(on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>);
 
 /// A workflow that succeeds, one that fails, and one that never ends by itself.
 fn apply_workflows(url: &str) -> TempDir {

@@ -7,28 +7,14 @@ use crate::{
     contract::world::{World, chain, workflow},
     crash::Served,
     process::{end_of, json},
+    stores::on_every_store,
 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn broken_json_in_a_step_fails_the_execution_with_step_and_column_on_sqlite() {
-    broken_json_in_a_step::<crate::contract::sqlite::File>().await;
+on_every_store! {
+    broken_json_in_a_step_fails_the_execution_with_step_and_column
 }
 
-mod on_mysql {
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn broken_json_in_a_step_fails_the_execution_with_step_and_column() {
-        super::broken_json_in_a_step::<crate::mysql::Database<crate::mysql::MySql>>().await;
-    }
-}
-
-mod on_mariadb {
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn broken_json_in_a_step_fails_the_execution_with_step_and_column() {
-        super::broken_json_in_a_step::<crate::mysql::Database<crate::mysql::MariaDb>>().await;
-    }
-}
-
-async fn broken_json_in_a_step<S: Served>() {
+async fn broken_json_in_a_step_fails_the_execution_with_step_and_column<S: Served>() {
     let world = World::<S>::new().await;
     let (folder, url) = (Folder::new(), world.subject.url());
     let template = world.apply(&workflow("broken", chain(&["one", "two"]))).await;

@@ -3,29 +3,11 @@
 use super::Folder;
 use crate::{
     contract::world::{World, chain, workflow},
-    mysql::{Database, MariaDb, MySql, PASSWORD, Server},
+    mysql::{Database, PASSWORD, Server},
+    stores::on_both_servers,
 };
 
-/// Makes a module of tests, one a story, for a server.
-macro_rules! stories {
-    ($module:ident, $server:ty; $($story:ident)*) => {
-        mod $module {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $story() {
-                super::$story::<$server>().await;
-            })*
-        }
-    };
-}
-
-macro_rules! on_both {
-    ($($story:ident)*) => {
-        stories!(on_mysql, super::MySql; $($story)*);
-        stories!(on_mariadb, super::MariaDb; $($story)*);
-    };
-}
-
-on_both! {
+on_both_servers! {
     a_refused_password_is_told_with_the_user_and_without_the_password
     a_database_that_is_not_there_is_named
     a_database_that_was_never_migrated_is_told_to_be
