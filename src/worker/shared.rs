@@ -83,6 +83,7 @@ pub struct Shared {
     slots: Arc<Semaphore>,
     owed: AtomicUsize,
     freed: Notify,
+    active: AtomicUsize,
     drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
@@ -116,6 +117,7 @@ impl Shared {
             settings,
             owed: AtomicUsize::new(0),
             freed: Notify::new(),
+            active: AtomicUsize::new(0),
             drivers,
             observations: Mutex::default(),
             summary: Mutex::default(),
@@ -173,7 +175,7 @@ impl Shared {
 
     /// Executions under way.
     pub fn active(&self) -> usize {
-        self.drivers.len()
+        self.active.load(Ordering::Acquire)
     }
 
     pub async fn all_done(&self) {
@@ -250,7 +252,8 @@ impl Shared {
         for claim in batch.claims {
             let slot = slots.split(1).expect("a store returns no more claims than were asked for");
             let standing = self.leases.add(claim.lease.clone(), deadline);
-            self.drivers.spawn(drive(self.clone(), standing, claim, slot));
+            let occupied = Occupied::new(self.clone(), standing, slot);
+            self.drivers.spawn(drive(occupied, claim));
         }
     }
 
@@ -281,24 +284,27 @@ struct Occupied {
     slot: Option<OwnedSemaphorePermit>,
 }
 
+impl Occupied {
+    fn new(shared: Arc<Shared>, standing: Arc<Standing>, slot: OwnedSemaphorePermit) -> Self {
+        shared.active.fetch_add(1, Ordering::AcqRel);
+        shared.instruments.executions_active.inc();
+        Self { shared, standing, slot: Some(slot) }
+    }
+}
+
 impl Drop for Occupied {
+    /// Whoever is told looks again at once, and must not find what has just ended.
     fn drop(&mut self) {
         self.shared.leases.remove(&self.standing.lease);
         self.shared.instruments.executions_active.dec();
         self.slot.take();
+        self.shared.active.fetch_sub(1, Ordering::AcqRel);
         self.shared.freed.notify_one();
     }
 }
 
-async fn drive(
-    shared: Arc<Shared>,
-    standing: Arc<Standing>,
-    claim: Claim,
-    slot: OwnedSemaphorePermit,
-) {
-    shared.instruments.executions_active.inc();
-    let occupied =
-        Occupied { shared: shared.clone(), standing: standing.clone(), slot: Some(slot) };
+async fn drive(occupied: Occupied, claim: Claim) {
+    let (shared, standing) = (occupied.shared.clone(), occupied.standing.clone());
     let span = info_span!("execution", execution.id = %standing.lease.execution,
         workflow.name = %claim.workflow.name, lease.fence = standing.lease.fence.0);
     drive_and_tell(&shared, standing, claim).instrument(span).await;

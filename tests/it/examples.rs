@@ -1,6 +1,9 @@
 //! The example workflows are ones that a worker runs, and they do what their comments say.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use orchestrator_worker::{cli::workflow_file, domain::workflow::Workflow};
 use serde_json::Value;
@@ -106,6 +109,25 @@ fn steps_that_may_run_beside_each_other_do() {
     assert!(last_start < first_end, "{shown:#}");
     for step in ["publish eu", "publish us"] {
         assert!(time(step, "started_at") >= time("package", "finished_at"), "{shown:#}");
+    }
+}
+
+#[test]
+fn a_run_ends_with_its_last_execution_however_seldom_the_worker_looks_for_work() {
+    let here = tempfile::tempdir().expect("a folder");
+    let seldom = Duration::from_secs(60);
+    let mut command = binary();
+    command
+        .current_dir(here.path())
+        .env("ORCHESTRATOR_WORKER__ADMIN__LISTEN", "off")
+        .env("ORCHESTRATOR_WORKER__POLL_INTERVAL", format!("{}s", seldom.as_secs()))
+        .args(["run", "--until-idle", "--submit"])
+        .arg(folder().join("hello.yaml"));
+    // An end that is missed is missed now and then only.
+    for _ in 0..25 {
+        let ended = end_of(&mut command);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.took < seldom / 2, "{ended:?}");
     }
 }
 
