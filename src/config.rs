@@ -107,6 +107,8 @@ pub struct Otlp {
     pub enabled: bool,
     /// The environment says how this service is called.
     pub named: bool,
+    /// The environment asks for another protocol than HTTP with protobuf.
+    pub other_protocol: bool,
 }
 
 /// What surrounds the process, so that loading a configuration is a function of values.
@@ -187,6 +189,10 @@ fn otlp(around: &Surroundings) -> Otlp {
             || around
                 .var("OTEL_RESOURCE_ATTRIBUTES")
                 .is_some_and(|attributes| attributes.contains("service.name=")),
+        other_protocol: ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
+            .iter()
+            .find_map(|name| around.var(name))
+            .is_some_and(|protocol| protocol != "http/protobuf"),
     }
 }
 

@@ -20,7 +20,7 @@ mod quiet;
 
 use filter::LogFilter;
 use flat::Flat;
-use quiet::Quiet;
+use quiet::{Quiet, Said};
 
 /// Longest wait for spans that are still to be sent when the process ends.
 pub const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,6 +44,8 @@ pub enum Spans {
     Exported {
         /// The environment says how this service is called.
         named: bool,
+        /// The environment asks for a protocol that is not spoken here.
+        other_protocol: bool,
     },
 }
 
@@ -58,8 +60,15 @@ pub enum TelemetryError {
 /// Ends with the process; see [`Telemetry::finish`].
 #[derive(Debug)]
 pub struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    export: Option<Export>,
     filter: FilterHandle,
+}
+
+/// Spans on their way to a collector.
+#[derive(Debug)]
+struct Export {
+    provider: SdkTracerProvider,
+    said: Said,
 }
 
 /// Changes the log filter while the process runs.
@@ -77,13 +86,13 @@ impl Telemetry {
     /// Sets up this process's logs and spans; once, before the runtime starts.
     pub fn start(settings: &Settings) -> Result<Self, TelemetryError> {
         let (filter, handle) = reload::Layer::new(LogFilter::try_new(&settings.filter)?);
-        let (provider, problem) = match provider(settings.spans) {
-            Ok(provider) => (provider, None),
+        let (export, problem) = match export(settings.spans) {
+            Ok(export) => (export, None),
             Err(problem) => (None, Some(problem)),
         };
-        let spans = provider.as_ref().map(|provider| {
+        let spans = export.as_ref().map(|export| {
             tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer(SERVICE))
+                .with_tracer(export.provider.tracer(SERVICE))
                 .with_location(false)
                 .with_threads(false)
                 .with_filter(filter::ours())
@@ -96,7 +105,14 @@ impl Telemetry {
                 "spans are not sent: OTEL_* asks for something that cannot be done"
             );
         }
-        Ok(Self { provider, filter: FilterHandle(handle) })
+        if let Spans::Exported { other_protocol: true, .. } = settings.spans {
+            tracing::warn!(
+                event = "telemetry.protocol",
+                "spans are sent by HTTP with protobuf, whatever OTEL_EXPORTER_OTLP_PROTOCOL says; \
+                 name the collector's port for that, which is 4318 as a rule"
+            );
+        }
+        Ok(Self { export, filter: FilterHandle(handle) })
     }
 
     pub fn filter(&self) -> FilterHandle {
@@ -105,9 +121,12 @@ impl Telemetry {
 
     /// Sends what is left, within [`FLUSH_DEADLINE`].
     pub fn finish(self) {
-        let Some(provider) = self.provider else { return };
-        if let Err(error) = provider.shutdown_with_timeout(FLUSH_DEADLINE) {
-            tracing::debug!(event = "telemetry.unflushed", %error, "the last spans were not sent");
+        let Some(Export { provider, said }) = self.export else { return };
+        let sent = provider.shutdown_with_timeout(FLUSH_DEADLINE);
+        if let Err(error) = sent
+            && !said.failing()
+        {
+            tracing::warn!(event = "telemetry.unflushed", %error, "the last spans were not sent");
         }
     }
 }
@@ -135,10 +154,11 @@ where
     }
 }
 
-fn provider(spans: Spans) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
-    let Spans::Exported { named } = spans else { return Ok(None) };
+fn export(spans: Spans) -> Result<Option<Export>, ExporterBuildError> {
+    let Spans::Exported { named, .. } = spans else { return Ok(None) };
     // No `with_endpoint`: it would win over OTEL_* and add no path.
-    let exporter = SpanExporter::builder().with_http().build()?;
+    let exporter = Quiet::new(SpanExporter::builder().with_http().build()?);
+    let said = exporter.said();
     let mut resource = Resource::builder();
     if !named {
         resource = resource.with_attribute(KeyValue::new("service.name", SERVICE));
@@ -146,10 +166,7 @@ fn provider(spans: Spans) -> Result<Option<SdkTracerProvider>, ExporterBuildErro
     let resource = resource
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    Ok(Some(
-        SdkTracerProvider::builder()
-            .with_batch_exporter(Quiet::new(exporter))
-            .with_resource(resource)
-            .build(),
-    ))
+    let provider =
+        SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+    Ok(Some(Export { provider, said }))
 }

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 
 use super::AppError;
 use crate::{
-    config::{Config, LogFormat},
+    config::{Config, LogFormat, Otlp},
     telemetry::{FilterHandle, Settings, Spans, Telemetry},
 };
 
@@ -76,7 +76,8 @@ fn settings(config: &Config, logger: Logger, terminal: bool) -> Settings {
         colour: config.colour && terminal,
         filter: filter(config, logger),
         spans: if config.otlp.enabled && logger == Logger::Worker {
-            Spans::Exported { named: config.otlp.named }
+            let Otlp { named, other_protocol, .. } = config.otlp;
+            Spans::Exported { named, other_protocol }
         } else {
             Spans::Dropped
         },

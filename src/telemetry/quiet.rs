@@ -3,7 +3,10 @@
 //! **Invariant:** however long a collector is away, it costs one log line.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,16 +19,30 @@ use opentelemetry_sdk::{
 #[derive(Debug)]
 pub struct Quiet<E> {
     exporter: E,
-    failing: AtomicBool,
+    said: Said,
+}
+
+/// Whether it was said that spans cannot be sent, and nothing better since.
+#[derive(Clone, Debug, Default)]
+pub struct Said(Arc<AtomicBool>);
+
+impl Said {
+    pub fn failing(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<E> Quiet<E> {
     pub fn new(exporter: E) -> Self {
-        Self { exporter, failing: AtomicBool::new(false) }
+        Self { exporter, said: Said::default() }
+    }
+
+    pub fn said(&self) -> Said {
+        self.said.clone()
     }
 
     fn note(&self, result: &OTelSdkResult) {
-        let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        let was_failing = self.said.0.swap(result.is_err(), Ordering::Relaxed);
         match result {
             Err(error) if !was_failing => tracing::warn!(
                 event = "telemetry.export_failed",

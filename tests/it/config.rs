@@ -67,7 +67,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(config.admin, Some(address("127.0.0.1:9400")));
     assert_eq!(config.state_dir, PathBuf::from("/tmp"));
     assert_eq!((config.log.format, &config.log.filter), (LogFormat::Auto, &None));
-    assert_eq!(config.otlp, Otlp { enabled: false, named: false });
+    assert_eq!(config.otlp, Otlp { enabled: false, named: false, other_protocol: false });
     assert!(config.colour && !config.in_pod);
     assert!(config.file.is_none());
     let Store::Sqlite(Sqlite::File { path, by_default: true }) = &config.store else {
@@ -328,6 +328,10 @@ fn logs_and_spans_follow_the_well_known_variables() {
     assert!(!on(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).enabled);
     assert!(!on(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).enabled);
     assert!(on(&[endpoint, ("OTEL_SERVICE_NAME", "x")]).named);
+    let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+    assert!(!on(&[endpoint, protocol]).other_protocol);
+    assert!(on(&[endpoint, protocol, of_traces]).other_protocol);
     assert!(on(&[endpoint, ("OTEL_RESOURCE_ATTRIBUTES", "a=b,service.name=x")]).named);
 }
 

@@ -23,6 +23,7 @@ mod shell;
 mod steering;
 mod stores;
 mod submit;
+mod telemetry;
 mod worker;
 mod workflow_file;
 mod workflow_properties;
