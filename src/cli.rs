@@ -81,7 +81,7 @@ struct Global {
     /// How logs look on the standard error [default: text on a terminal, else json]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<LogWord>,
-    /// Log more; twice for everything.
+    /// Log more; twice for everything, SQL statements included but never their values.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
 }
@@ -134,7 +134,7 @@ impl Cli {
         let filter = match global.verbose {
             0 => None,
             1 => Some("warn,orchestrator_worker=debug"),
-            _ => Some("debug,orchestrator_worker=trace"),
+            _ => Some("debug,orchestrator_worker=trace,sqlx::query=trace"),
         };
         let flags = Flags::default()
             .with_file(global.config.clone())

@@ -5,6 +5,7 @@
 mod collector;
 mod logs;
 mod spans;
+mod statements;
 
 use std::{path::Path, process::Command};
 

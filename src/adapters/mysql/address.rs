@@ -4,8 +4,9 @@
 //! **Invariant:** the password goes into the driver's options and nowhere else; no sentence made
 //! here holds it.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
+use log::LevelFilter;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     ConnectOptions,
@@ -73,7 +74,9 @@ impl Address {
             .timezone(None)
             .pipes_as_concat(false)
             .no_engine_substitution(false)
-            .disable_statement_logging();
+            // Without their values, and no statement is told from the others for being slow.
+            .log_statements(LevelFilter::Trace)
+            .log_slow_statements(LevelFilter::Off, Duration::MAX);
         Ok(Self { options, server, user, database })
     }
 

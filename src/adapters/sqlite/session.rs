@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use log::LevelFilter;
 use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
@@ -61,7 +62,9 @@ fn session(options: SqliteConnectOptions) -> SqliteConnectOptions {
         .busy_timeout(PATIENCE)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .disable_statement_logging()
+        // Without their values, and no statement is told from the others for being slow.
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Off, Duration::MAX)
 }
 
 impl Connector for Opener {
