@@ -183,6 +183,36 @@ fn every_module_names_lower_floors_only() {
     assert!(found.is_empty(), "{}\n", found.join("\n"));
 }
 
+/// Modules and their floors, as the crate's page shows them.
+fn floors_on_the_map() -> Vec<(String, u32)> {
+    let text = fs::read_to_string(project().join("src/lib.rs")).expect("a text");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("//! | ")?.split(" | ");
+        let floor = cells.next()?.parse().ok()?;
+        let module = cells.next()?.strip_prefix("[`")?.strip_suffix("`]")?;
+        Some((module.to_owned(), floor))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+#[test]
+fn the_crates_page_shows_every_module_on_its_floor() {
+    let map = floors_on_the_map();
+    let floor = |module: &str| {
+        let found: Vec<u32> = map.iter().filter(|row| row.0 == module).map(|row| row.1).collect();
+        let [floor] = found[..] else { panic!("{module} is on floors {found:?}") };
+        floor
+    };
+    assert_eq!(map.len(), FLOORS.len(), "{map:?}");
+    for (module, below) in FLOORS {
+        for other in below {
+            assert!(floor(other) < floor(module), "{module} may name {other}");
+        }
+    }
+    let highest_first = map.is_sorted_by(|a, b| a.1 >= b.1);
+    assert!(highest_first, "{map:?}");
+}
+
 /// Sources that stand around the planted one, so that its paths lead somewhere.
 const SURROUNDINGS: [(&str, &str); 15] = [
     ("src/lib.rs", "pub mod domain; pub mod worker; pub use worker::Worker;"),
