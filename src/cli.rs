@@ -192,6 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn every_example_of_the_help_can_be_typed() {
+        let mut cli = Cli::command();
+        cli.build();
+        let nested = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
+        let helps = nested.chain(cli.get_subcommands()).chain([&cli]);
+        let helps = helps.filter_map(clap::Command::get_after_help).map(ToString::to_string);
+        // What a command in `$(...)` prints is one word here.
+        let texts: Vec<String> = helps.map(|text| text.replace("$(", "X | ")).collect();
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let typed = lines.flat_map(|line| line.split(['|', '&'])).map(str::trim);
+        let mut count = 0;
+        for line in typed.filter(|line| line.starts_with("orchestrator-worker ")) {
+            count += 1;
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        assert!(count > 10, "{count} examples were found");
+    }
+
+    #[test]
     fn exit_codes_are_documented_as_they_are() {
         for exit in exit::Exit::ALL {
             let line = format!("\n  {:<4}", exit.code());

@@ -118,3 +118,82 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows
+    /// that it is so.
+    const IN_WORDS: [(&str, &str); 12] = [
+        ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
+        ("claim.batch", "free slots, at most 50"),
+        ("claim.exclude", "none"),
+        ("claim.include", "all"),
+        ("database.url", "`orchestrator.db` here (a pod: none)"),
+        ("log.filter", "info, others warn"),
+        ("name", "the host's and a suffix"),
+        ("retention.cancelled", "kept for good"),
+        ("retention.failed", "kept for good"),
+        ("retention.success", "kept for good"),
+        ("shell.pass_env", "none"),
+        ("state_dir", "the temporary folder"),
+    ];
+
+    #[test]
+    fn the_table_of_the_readme_is_this_list_with_these_defaults() {
+        let mut here = BTreeMap::new();
+        let settings = serde_json::to_value(Settings::default()).expect("plain fields");
+        flatten("", &settings, &mut here);
+        for (key, words) in IN_WORDS {
+            let value = here.insert(key.into(), words.into());
+            assert_eq!(value.as_deref(), Some("null"), "{key}");
+        }
+        assert_eq!(in_the_readme(), here);
+    }
+
+    fn flatten(prefix: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Object(group) => {
+                for (name, value) in group {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    flatten(&format!("{prefix}{dot}{name}"), value, flat);
+                }
+            }
+            Value::String(text) => drop(flat.insert(prefix.into(), text.clone())),
+            other => drop(flat.insert(prefix.into(), other.to_string())),
+        }
+    }
+
+    /// Two cells of settings a row, each with its defaults; `` `a.b` / `.c` `` are `a.b` and `a.c`,
+    /// with a default each or one for all.
+    fn in_the_readme() -> BTreeMap<String, String> {
+        let readme = include_str!("../../README.md");
+        let (_, table) = readme.split_once("| setting | default |").expect("there is a table");
+        let mut settings = BTreeMap::new();
+        for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let ["", first, of_first, "", second, of_second, ""] = cells[..] else {
+                panic!("{row}")
+            };
+            for (names, defaults) in [(first, of_first), (second, of_second)] {
+                let (names, _) = names.split_once(" (").unwrap_or((names, ""));
+                let names: Vec<&str> = names.split('`').skip(1).step_by(2).collect();
+                let (group, _) = names[0].rsplit_once('.').unwrap_or_default();
+                let each: Vec<&str> = defaults.split(" / ").collect();
+                let defaults =
+                    if each.len() == names.len() { each } else { vec![defaults; names.len()] };
+                for (name, default) in names.into_iter().zip(defaults) {
+                    let whole = name.strip_prefix('.').map(|last| format!("{group}.{last}"));
+                    let key = whole.unwrap_or_else(|| name.to_owned());
+                    assert!(settings.insert(key, default.to_owned()).is_none(), "{name} twice");
+                }
+            }
+        }
+        settings
+    }
+}

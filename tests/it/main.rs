@@ -18,6 +18,7 @@ mod openmetrics;
 mod plan_cost;
 mod process;
 mod proxy;
+mod readme;
 mod servers;
 mod shell;
 mod steering;

@@ -107,14 +107,21 @@ impl Worker {
     }
 
     pub fn start_with(database: &str, name: &str, more: &[(&str, &str)], flags: &[&str]) -> Self {
-        let mut child = binary()
+        let mut command = binary();
+        command
             .args(["--database-url", database, "--log-format", "json", "run", "--name", name])
             .args(flags)
             .env("ORCHESTRATOR_WORKER__LOCK__TTL", "8s")
             .env("ORCHESTRATOR_WORKER__LOCK__RENEW_EVERY", "1s")
             .env("ORCHESTRATOR_WORKER__POLL_INTERVAL", "200ms")
             .env("ORCHESTRATOR_WORKER__ADMIN__LISTEN", "127.0.0.1:0")
-            .envs(more.iter().copied())
+            .envs(more.iter().copied());
+        Self::spawn(name, &mut command)
+    }
+
+    /// Starts a command that runs until it is stopped.
+    pub fn spawn(name: &str, command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
