@@ -6,7 +6,7 @@ mod daemon;
 mod logs;
 mod stores;
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, supported};
 pub use logs::{Logger, Logs, Refilter};
 pub use stores::{Stores, connect, open};
 

@@ -15,8 +15,10 @@ mod cancel;
 mod config;
 mod documents;
 pub mod exit;
+mod explain;
 mod graph;
 mod list;
+mod locks;
 mod migrate;
 mod output;
 mod pause;
@@ -26,6 +28,7 @@ mod run;
 mod show;
 mod submit;
 mod text;
+mod workers;
 pub mod workflow_file;
 
 pub use program::Program;
@@ -107,6 +110,9 @@ enum Command {
     Resume(pause::ResumeArgs),
     Backlog(backlog::BacklogArgs),
     Graph(graph::GraphArgs),
+    Explain(explain::ExplainArgs),
+    Locks(locks::LocksArgs),
+    Workers(workers::WorkersArgs),
     Config(config::ConfigArgs),
     Completions(documents::CompletionsArgs),
     Man(documents::ManArgs),
@@ -154,6 +160,9 @@ impl Cli {
             | Command::Resume(_)
             | Command::Backlog(_)
             | Command::Graph(_)
+            | Command::Explain(_)
+            | Command::Locks(_)
+            | Command::Workers(_)
             | Command::Config(_)
             | Command::Completions(_)
             | Command::Man(_) => flags,

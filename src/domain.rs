@@ -7,6 +7,7 @@
 pub mod definition;
 pub mod eligibility;
 pub mod execution;
+pub mod explain;
 pub mod id;
 pub mod intake;
 pub mod key;

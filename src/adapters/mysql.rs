@@ -25,6 +25,7 @@ use crate::{
         definition::Definition,
         eligibility::Eligibility,
         execution::ExecutionState,
+        explain::Facts,
         id::{Beat, ExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
@@ -32,8 +33,8 @@ use crate::{
     ports::{
         control::{
             About, Applied, BacklogSummary, Cancelled, Control, ControlError, Drawn,
-            ExecutionDetail, ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange,
-            Paused, Submission, Submitted,
+            ExecutionDetail, ExecutionSummary, Filter, LockFilter, LockRow, MigrationStep,
+            Pausable, PauseChange, Paused, Submission, Submitted, WorkerRow,
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
@@ -102,6 +103,8 @@ impl Settings {
 
 /// A lane without work gives its connection back to the server after this.
 const IDLE: Duration = Duration::from_secs(20);
+/// Lock rows that `clean_locks` deletes in one transaction.
+const CLEANED: u32 = 1_000;
 /// A connection is not kept for longer, so that a moved address is found.
 const LIFE: Duration = Duration::from_secs(300);
 
@@ -242,6 +245,36 @@ impl Control for MySqlStore {
 
     async fn draw(&self, which: &str) -> Result<Drawn, ControlError> {
         control::draw(&self.work, which).await
+    }
+
+    async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError> {
+        control::facts(&self.work, execution).await
+    }
+
+    async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError> {
+        Ok(control::locks(&self.work, filter).await?)
+    }
+
+    async fn clean_locks(&self, dry_run: bool) -> Result<u64, ControlError> {
+        if dry_run {
+            return Ok(control::count_old(&self.work).await?);
+        }
+        let mut all = 0;
+        loop {
+            let deleted = release::reap(&self.work, CLEANED).await?;
+            all += deleted;
+            if deleted < u64::from(CLEANED) {
+                return Ok(all);
+            }
+        }
+    }
+
+    fn clean_locks_sql(&self) -> &'static str {
+        control::CLEAN
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {
+        Ok(control::workers(&self.work).await?)
     }
 
     async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {

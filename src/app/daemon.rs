@@ -17,9 +17,9 @@ use crate::{
     adapters::runners::{Runners, func::FuncRegistry, shell::ShellSettings},
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::retry::Backoff,
+    domain::{intake::Supported, retry::Backoff},
     instruments::Instruments,
-    ports::{control::ControlError, executions::StoreError},
+    ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
     worker::{self, Shutdown, Summary, Worker, health::Health, poller::Poller},
 };
@@ -178,6 +178,11 @@ fn runners(config: &Config) -> Runners {
         ..ShellSettings::default()
     };
     Runners::new(Some(shell), FuncRegistry::default())
+}
+
+/// What a worker of this build and configuration can run.
+pub fn supported(config: &Config) -> Supported {
+    runners(config).supported()
 }
 
 fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {

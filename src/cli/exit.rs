@@ -68,6 +68,8 @@ pub enum Failure {
     File(#[from] WorkflowFileError),
     #[error("template {name:?} cannot be run: {error}")]
     NotAWorkflow { name: String, error: WorkflowError },
+    #[error("there is no lock row {0:?}, and none of an execution with that id")]
+    NoLock(String),
     #[error("cannot start threads: {0}")]
     Runtime(io::Error),
     #[error("cannot print the result: {0}")]
@@ -93,6 +95,7 @@ impl Failure {
             Self::App(_)
             | Self::File(_)
             | Self::NotAWorkflow { .. }
+            | Self::NoLock(_)
             | Self::Runtime(_)
             | Self::Print(_) => Exit::Failure,
         }

@@ -5,7 +5,7 @@
 use super::{
     Cli, Command, apply, backlog, cancel,
     exit::{Exit, Failure},
-    graph, list, migrate, pause, retry, run, show, submit,
+    explain, graph, list, locks, migrate, pause, retry, run, show, submit, workers,
 };
 use crate::{
     app::{self, Logger, Logs, Stores},
@@ -54,6 +54,9 @@ impl Program {
             Command::Resume(args) => pause::resume(args, config).await,
             Command::Backlog(args) => backlog::backlog(args, config).await,
             Command::Graph(args) => graph::graph(args, config).await,
+            Command::Explain(args) => explain::run(args, config).await,
+            Command::Locks(args) => locks::locks(args, config).await,
+            Command::Workers(args) => workers::workers(args, config).await,
             Command::Config(args) => {
                 let settings = Config::settings(&self.cli.flags(), &self.around)?;
                 super::config::config(args, config, &settings)

@@ -53,6 +53,14 @@ pub struct Supported {
 }
 
 impl Supported {
+    /// What is unknown in a workflow, in words; `None` if all of it can be run.
+    pub fn unknown_of(&self, workflow: &Workflow) -> Option<String> {
+        workflow.nodes().iter().find_map(|node| {
+            let what = self.unknown(&node.step.action)?;
+            Some(format!("{what} of step {}", node.step.name))
+        })
+    }
+
     /// What is unknown about an action, in words; `None` if it can be run.
     fn unknown(&self, action: &Action) -> Option<String> {
         match action {
@@ -101,12 +109,7 @@ pub fn intake(
     age: Duration,
     supported: &Supported,
 ) -> Intake {
-    let unknown = workflow.nodes().iter().find_map(|node| {
-        supported
-            .unknown(&node.step.action)
-            .map(|what| format!("{what} of step {}", node.step.name))
-    });
-    if let Some(what) = unknown {
+    if let Some(what) = supported.unknown_of(workflow) {
         return Intake::Defer(Deferral::Unknown(what));
     }
     let mut by_step: BTreeMap<StepId, StepRow> = BTreeMap::new();

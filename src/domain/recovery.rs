@@ -91,7 +91,7 @@ pub struct TakeOver {
 }
 
 /// How long a lock row that was never seen may be missing.
-const UNSEEN_TTL: Duration = Duration::from_secs(60);
+pub const UNSEEN_TTL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 struct Sighting {

@@ -9,6 +9,7 @@ use super::executions::StoreError;
 use crate::domain::{
     definition::Definition,
     execution::ExecutionState,
+    explain::Facts,
     id::{ExecutionId, StepId, TemplateId},
 };
 
@@ -32,6 +33,22 @@ pub trait Control: Send + Sync + 'static {
 
     /// A template (by name or id), or an execution's plan and how far each of its steps has come.
     async fn draw(&self, which: &str) -> Result<Drawn, ControlError>;
+
+    /// All that `explain` goes by.
+    async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError>;
+
+    /// Lock rows, those that expire last first.
+    async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError>;
+
+    /// Deletes lock rows that nobody needs any more, a minute past their expiry: marks that workers
+    /// left, and everything but the leases of executions. With `dry_run` only counts them.
+    async fn clean_locks(&self, dry_run: bool) -> Result<u64, ControlError>;
+
+    /// The statement of [`Control::clean_locks`], for people.
+    fn clean_locks_sql(&self) -> &'static str;
+
+    /// Workers that hold a live lease, by name.
+    async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError>;
 
     /// Sets an execution to `cancelled`. Steps of one that nobody holds are skipped with it; the
     /// worker that holds it stops the others at its next renewal.
@@ -108,6 +125,46 @@ pub struct Drawn {
     pub definition: Definition,
     /// The state column's own words; empty for a template.
     pub states: BTreeMap<StepId, String>,
+}
+
+/// Which lock rows to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockFilter {
+    /// This key only.
+    pub key: Option<String>,
+    /// Of this owner only.
+    pub owner: Option<String>,
+    /// Expired ones only.
+    pub expired: bool,
+    pub limit: u32,
+}
+
+/// A lock row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LockRow {
+    pub key: String,
+    /// A worker, a mark (`~released`, `~finished`), or whatever else writes to the table.
+    pub owner: String,
+    /// 0 where the orchestrator wrote it.
+    pub fence: u64,
+    /// Renewals of its owner's process so far.
+    pub beat: u64,
+    /// Negative once it has expired.
+    pub expires_in_ms: i64,
+    /// Since its last renewal.
+    pub renewed_ago_ms: Option<i64>,
+    pub created_at: Option<UnixMillis>,
+}
+
+/// A worker that holds something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkerRow {
+    pub owner: String,
+    pub executions: u64,
+    /// Since the last renewal of any of them.
+    pub renewed_ago_ms: Option<i64>,
+    /// Since it got the one that it has held for longest.
+    pub oldest_ms: Option<i64>,
 }
 
 /// What a cancellation met.

@@ -12,6 +12,7 @@ use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod claim;
 mod eligible;
+mod explain;
 mod retention;
 pub mod sqlite;
 mod steer;
@@ -73,6 +74,13 @@ macro_rules! contract {
                     the_backlog_of_one_template_is_released_alone
                     a_worker_that_is_told_to_runs_the_backlog
                     a_scheduled_execution_waits_for_its_moment
+                }
+                explain {
+                    a_pending_execution_is_explained
+                    what_cannot_be_claimed_is_explained
+                    a_running_execution_is_explained
+                    an_execution_that_has_ended_is_explained
+                    workers_and_locks_are_told_from_each_other
                 }
                 retention {
                     what_ended_long_ago_is_deleted_with_all_that_belongs_to_it

@@ -5,7 +5,9 @@
 mod apply;
 mod backlog;
 mod draw;
+mod facts;
 mod find;
+mod locks;
 mod look;
 mod pause;
 mod steer;
@@ -14,6 +16,8 @@ mod submit;
 pub(super) use apply::apply;
 pub(super) use backlog::{backlog, release_backlog};
 pub(super) use draw::draw;
+pub(super) use facts::facts;
+pub(super) use locks::{CLEAN, count_old, locks, workers};
 pub(super) use look::{list, show};
 pub(super) use pause::{pause, paused};
 pub(super) use steer::{cancel, retry};

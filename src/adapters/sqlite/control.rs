@@ -3,6 +3,8 @@
 //! **Invariant:** an execution and its step rows appear together or not at all.
 
 mod draw;
+mod facts;
+mod locks;
 mod steer;
 
 use std::time::Duration;
@@ -16,6 +18,7 @@ use super::{
     SqliteStore,
     eligible::is_backlog,
     errors::Failure,
+    release,
     rows::{Cells, list},
     schema,
     session::{Moment, earlier, later},
@@ -25,12 +28,13 @@ use crate::{
     domain::{
         definition::{Definition, RecordedStep},
         execution::ExecutionState,
+        explain::Facts,
         id::{ExecutionId, TemplateId},
     },
     ports::control::{
         About, Applied, AttemptDetail, BacklogSummary, Cancelled, Control, ControlError, Drawn,
-        ExecutionDetail, ExecutionSummary, Filter, MigrationStep, Pausable, PauseChange, Paused,
-        Start, StepDetail, Submission, Submitted, UnixMillis,
+        ExecutionDetail, ExecutionSummary, Filter, LockFilter, LockRow, MigrationStep, Pausable,
+        PauseChange, Paused, Start, StepDetail, Submission, Submitted, UnixMillis, WorkerRow,
     },
 };
 
@@ -74,6 +78,31 @@ impl Control for SqliteStore {
     async fn draw(&self, which: &str) -> Result<Drawn, ControlError> {
         let which = which.to_owned();
         self.command(move |c| Box::pin(async move { draw::draw(c, &which).await })).await
+    }
+
+    async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError> {
+        let execution = execution.clone();
+        self.command(move |c| Box::pin(async move { facts::facts(c, &execution).await })).await
+    }
+
+    async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError> {
+        let filter = filter.clone();
+        self.command(move |c| Box::pin(async move { locks::locks(c, &filter).await })).await
+    }
+
+    async fn clean_locks(&self, dry_run: bool) -> Result<u64, ControlError> {
+        if dry_run {
+            return self.command(|c| Box::pin(locks::count_old(c))).await;
+        }
+        self.command(|c| Box::pin(release::reap(c, u32::MAX))).await
+    }
+
+    fn clean_locks_sql(&self) -> &'static str {
+        locks::CLEAN
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {
+        self.command(|c| Box::pin(locks::workers(c))).await
     }
 
     async fn cancel(&self, execution: &ExecutionId) -> Result<Cancelled, ControlError> {
