@@ -63,14 +63,14 @@ impl StepRunner for Runners {
         let kind = attempt.step.action.kind();
         match self.by_kind.get(kind) {
             Some(runner) => runner.run(attempt).await,
-            None => not_run(format!("this worker does not run steps of type {kind:?}")),
+            None => unanswered(format!("this worker does not run steps of type {kind:?}")),
         }
     }
 }
 
-/// The answer to an attempt that cannot begin.
-fn not_run(error: String) -> Outcome {
-    Outcome::Failed { error, output: None, retry_after: None }
+/// What becomes of an attempt that cannot begin, or breaks off without output.
+fn unanswered(error: String) -> Outcome {
+    Outcome::Unanswered { error, output: None, retry_after: None }
 }
 
 #[cfg(test)]
@@ -95,7 +95,10 @@ mod tests {
         assert_eq!(outcome, Outcome::Success { output: "hi".into() });
         let shell = Action::Shell { script: "true".into(), env: BTreeMap::new() };
         let outcome = runners.run(Bench::default().attempt(shell)).await;
-        assert_eq!(outcome, not_run("this worker does not run steps of type \"shell\"".to_owned()));
+        assert_eq!(
+            outcome,
+            unanswered("this worker does not run steps of type \"shell\"".to_owned())
+        );
     }
 
     #[test]

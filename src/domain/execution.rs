@@ -108,7 +108,11 @@ impl StepState {
 #[serde(rename_all = "lowercase")]
 pub enum AttemptOutcome {
     Success,
+    /// It was done, and the answer was no.
     Failed,
+    /// It failed without a definite answer: it could not begin, or broke off and may have had an
+    /// effect.
+    Unanswered,
     Timeout,
     /// Stopped by a cancellation, or because a sibling's failure aborts the execution.
     Cancelled,
@@ -123,10 +127,21 @@ impl AttemptOutcome {
         match self {
             Self::Success => "success",
             Self::Failed => "failed",
+            Self::Unanswered => "unanswered",
             Self::Timeout => "timeout",
             Self::Cancelled => "cancelled",
             Self::Drained => "drained",
             Self::Lost => "lost",
+        }
+    }
+
+    /// Somebody who knows has said how it went: whoever remembers keys would say so again.
+    pub const fn is_definite(self) -> bool {
+        match self {
+            Self::Success | Self::Failed => true,
+            Self::Unanswered | Self::Timeout | Self::Cancelled | Self::Drained | Self::Lost => {
+                false
+            }
         }
     }
 }

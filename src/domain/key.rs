@@ -1,8 +1,14 @@
 //! The idempotency key under which a step's effect is asked for.
+//!
+//! **Invariant:** as long as an effect may have happened without anybody knowing, every further
+//! attempt asks for it under the same key.
 
 use sha2::{Digest, Sha256};
 
-use super::id::{ExecutionId, StepExecutionId};
+use super::{
+    execution::AttemptOutcome,
+    id::{ExecutionId, StepExecutionId},
+};
 
 /// hex(SHA-256(execution, step execution, generation)): the same after a crash, a drain or a
 /// timeout, the next one only after a definite failed answer (`generation` is `ow_key_gen`).
@@ -16,6 +22,11 @@ pub fn idempotency_key(execution: &ExecutionId, step: &StepExecutionId, generati
     }
     hash.update(generation.to_be_bytes());
     hex(&hash.finalize())
+}
+
+/// The generation of the key for the attempt after one that ended like this.
+pub const fn next_generation(generation: u32, ended: AttemptOutcome) -> u32 {
+    if ended.is_definite() { generation.saturating_add(1) } else { generation }
 }
 
 /// Lower-case hexadecimal.

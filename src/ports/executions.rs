@@ -193,7 +193,7 @@ pub struct StepEnd {
 pub struct StepRetry {
     pub step: StepExecutionId,
     pub attempt: u32,
-    /// `Failed` or `Timeout`.
+    /// `Failed`, `Unanswered` or `Timeout`.
     pub outcome: AttemptOutcome,
     pub error: String,
     /// Key generation of the next attempt.

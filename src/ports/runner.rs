@@ -60,8 +60,16 @@ pub enum Outcome {
     Success {
         output: String,
     },
-    /// A definite "no": it was done and failed, or could not begin.
+    /// A definite "no": it was done and failed. The next attempt has another idempotency key.
     Failed {
+        error: String,
+        output: Option<String>,
+        /// What the server asked for before the next attempt.
+        retry_after: Option<Duration>,
+    },
+    /// It failed without such an answer: it could not begin, or broke off and may have had an
+    /// effect. The next attempt has the same idempotency key.
+    Unanswered {
         error: String,
         output: Option<String>,
         /// What the server asked for before the next attempt.

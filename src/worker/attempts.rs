@@ -13,7 +13,10 @@ use super::{drain::Drain, leases::Standing, recorder::Recorder};
 use crate::{
     clock::boot_now,
     domain::{
-        execution::AttemptOutcome, intake::StepSlot, key::idempotency_key, retry::Backoff,
+        execution::AttemptOutcome,
+        intake::StepSlot,
+        key::{idempotency_key, next_generation},
+        retry::Backoff,
         step::Step,
     },
     instruments::{ByExecutor, Instruments, as_seconds, millis},
@@ -56,32 +59,33 @@ pub struct Tries {
 /// What came of one attempt.
 enum Attempted {
     Success(String),
-    Failed { error: String, output: Option<String>, retry_after: Option<Duration> },
-    Timeout { output: Option<String> },
+    Failed(Failure),
     Stopped { output: Option<String> },
     LeaseLost,
+}
+
+/// An attempt that used up a try.
+struct Failure {
+    /// `Failed`, `Unanswered` or `Timeout`.
+    outcome: AttemptOutcome,
+    error: String,
+    output: Option<String>,
+    retry_after: Option<Duration>,
 }
 
 impl Tries {
     pub async fn run(mut self) -> Tried {
         loop {
-            let result = self.attempt().await;
-            let (outcome, error, output, retry_after) = match result {
+            let failure = match self.attempt().await {
                 Attempted::Success(output) => return self.succeeded(output),
                 Attempted::Stopped { output } => return Tried::Stopped { slot: self.slot, output },
                 Attempted::LeaseLost => return Tried::LeaseLost,
-                Attempted::Failed { error, output, retry_after } => {
-                    (AttemptOutcome::Failed, error, output, retry_after)
-                }
-                Attempted::Timeout { output } => {
-                    let error = format!("timed out after {:?}", self.step.timeout);
-                    (AttemptOutcome::Timeout, error, output, None)
-                }
+                Attempted::Failed(failure) => failure,
             };
             if self.slot.retry_count >= self.step.retries {
-                return self.failed(outcome, error, output);
+                return self.failed(failure);
             }
-            match self.wait_for_next(outcome, error, retry_after).await {
+            match self.wait_for_next(failure).await {
                 Ok(()) => {}
                 Err(tried) => return tried,
             }
@@ -89,16 +93,10 @@ impl Tries {
     }
 
     /// Records the failure, waits, records the next start.
-    async fn wait_for_next(
-        &mut self,
-        outcome: AttemptOutcome,
-        error: String,
-        retry_after: Option<Duration>,
-    ) -> Result<(), Tried> {
+    async fn wait_for_next(&mut self, failure: Failure) -> Result<(), Tried> {
+        let Failure { outcome, error, retry_after, .. } = failure;
         self.slot.retry_count = self.slot.retry_count.saturating_add(1);
-        if outcome == AttemptOutcome::Failed {
-            self.slot.key_gen = self.slot.key_gen.saturating_add(1);
-        }
+        self.slot.key_gen = next_generation(self.slot.key_gen, outcome);
         let delay = self.tools.backoff.delay(self.slot.retry_count, rand::random(), retry_after);
         warn!(event = "step.retrying", step.name = %self.step.name, attempt = self.slot.attempt,
             %error, delay = ?delay, "step failed and will be tried again");
@@ -154,8 +152,7 @@ impl Tries {
         let took = began.elapsed();
         let word = match &result {
             Attempted::Success(_) => "success",
-            Attempted::Failed { .. } => "failed",
-            Attempted::Timeout { .. } => "timeout",
+            Attempted::Failed(failure) => failure.outcome.as_str(),
             Attempted::Stopped { .. } => "stopped",
             Attempted::LeaseLost => "lost",
         };
@@ -227,30 +224,41 @@ impl Tries {
         if !self.standing.may_act(boot_now()) {
             return Attempted::LeaseLost;
         }
-        match outcome {
-            Outcome::Success { output } => Attempted::Success(output),
-            Outcome::Failed { output, .. } | Outcome::Stopped { output } if timed_out => {
-                Attempted::Timeout { output }
-            }
-            Outcome::Failed { output, .. } | Outcome::Stopped { output } if asked => {
-                Attempted::Stopped { output }
-            }
+        let failure = match outcome {
+            Outcome::Success { output } => return Attempted::Success(output),
             Outcome::Failed { error, output, retry_after } => {
-                Attempted::Failed { error, output, retry_after }
+                Failure { outcome: AttemptOutcome::Failed, error, output, retry_after }
             }
-            Outcome::Stopped { output } => Attempted::Failed {
+            Outcome::Unanswered { error, output, retry_after } => {
+                Failure { outcome: AttemptOutcome::Unanswered, error, output, retry_after }
+            }
+            Outcome::Stopped { output } => Failure {
+                outcome: AttemptOutcome::Unanswered,
                 error: "it was killed from outside".into(),
                 output,
                 retry_after: None,
             },
+        };
+        if timed_out {
+            return Attempted::Failed(Failure {
+                outcome: AttemptOutcome::Timeout,
+                error: format!("timed out after {:?}", self.step.timeout),
+                retry_after: None,
+                ..failure
+            });
         }
+        if asked {
+            return Attempted::Stopped { output: failure.output };
+        }
+        Attempted::Failed(failure)
     }
 
     fn succeeded(self, output: String) -> Tried {
         self.end(true, AttemptOutcome::Success, Some(output), None)
     }
 
-    fn failed(self, outcome: AttemptOutcome, error: String, output: Option<String>) -> Tried {
+    fn failed(self, failure: Failure) -> Tried {
+        let Failure { outcome, error, output, .. } = failure;
         warn!(event = "step.failed", step.name = %self.step.name, attempt = self.slot.attempt,
             %error, "step failed");
         self.end(false, outcome, output, Some(error))

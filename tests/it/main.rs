@@ -13,6 +13,7 @@ mod examples;
 mod first_errors;
 mod graphs;
 mod hostile_definitions;
+mod keys;
 mod mysql;
 mod openmetrics;
 mod plan_cost;

@@ -202,6 +202,14 @@ fn failure_of(outcome: Outcome) -> (String, String) {
     }
 }
 
+/// Error and output of an attempt that was not begun, or broke off.
+fn unanswered_of(outcome: Outcome) -> (String, String) {
+    match outcome {
+        Outcome::Unanswered { error, output, .. } => (error, output.unwrap_or_default()),
+        other => panic!("not unanswered: {other:?}"),
+    }
+}
+
 fn output_of_stopped(outcome: Outcome) -> String {
     match outcome {
         Outcome::Stopped { output } => output.unwrap_or_default(),

@@ -10,8 +10,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 
 use super::{
-    not_run,
     output::{COLUMN_BYTES, ERROR_BYTES, fit},
+    unanswered,
 };
 use crate::{
     domain::{
@@ -99,10 +99,10 @@ impl StepRunner for FuncRunner {
 
     async fn run(&self, attempt: Attempt) -> Outcome {
         let Action::Func { name, parameters } = &attempt.step.action else {
-            return not_run(format!("a {} step is no function", attempt.step.action.kind()));
+            return unanswered(format!("a {} step is no function", attempt.step.action.kind()));
         };
         let Some(function) = self.registry.functions.get(name).cloned() else {
-            return not_run(format!("this worker has no function {name:?}"));
+            return unanswered(format!("this worker has no function {name:?}"));
         };
         let call = FuncCall {
             execution: attempt.execution.clone(),
@@ -132,12 +132,17 @@ async fn call_safely(function: Func, call: FuncCall) -> Outcome {
     match called {
         Ok(Ok(output)) => Outcome::Success { output: fit(&output, COLUMN_BYTES) },
         Ok(Err(error)) => failed(&error),
-        Err(panic) => failed(&format!("the function panicked: {}", panic_text(&*panic))),
+        Err(panic) => panicked(&*panic),
     }
 }
 
 fn failed(error: &str) -> Outcome {
     Outcome::Failed { error: fit(error, ERROR_BYTES), output: None, retry_after: None }
+}
+
+/// Nobody knows how far it came.
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    unanswered(fit(&format!("the function panicked: {}", panic_text(panic)), ERROR_BYTES))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -225,7 +230,7 @@ mod tests {
             ("fail", json!({"error": "no"}), failed("no")),
             ("fail", json!({"times": 0}), success("attempt 1 does not fail")),
             ("fail", json!({"times": 1}), failed("it was asked to fail")),
-            ("nosuch", json!({}), failed("this worker has no function \"nosuch\"")),
+            ("nosuch", json!({}), unanswered("this worker has no function \"nosuch\"".into())),
         ];
         for (name, parameters, expected) in table {
             assert_eq!(run(name, parameters.clone()).await, expected, "{name} {parameters}");
@@ -274,7 +279,8 @@ mod tests {
         let runner = FuncRunner::new(registry);
         for (name, text) in [("early", "before the first await"), ("late", "in attempt 1")] {
             let outcome = runner.run(Bench::default().attempt(action(name, json!({})))).await;
-            assert_eq!(outcome, failed(&format!("the function panicked: {text}")), "{name}");
+            let error = format!("the function panicked: {text}");
+            assert_eq!(outcome, unanswered(error), "{name}: nobody knows how far it came");
         }
     }
 

@@ -23,7 +23,7 @@ use self::{
     guarded::{Ended, Guarded},
     protocol::{End, Spec},
 };
-use super::not_run;
+use super::unanswered;
 use crate::{
     domain::{intake::Supported, step::Action},
     ports::runner::{Attempt, Outcome, StepRunner},
@@ -111,13 +111,13 @@ impl StepRunner for ShellRunner {
         }
         let spec = match self.spec(&attempt) {
             Ok(spec) => spec,
-            Err(error) => return not_run(error),
+            Err(error) => return unanswered(error),
         };
         let guarded = match Guarded::start(&self.settings.program, &spec) {
             Ok(guarded) => guarded,
             Err(error) => {
                 let program = self.settings.program.display();
-                return not_run(format!("cannot start the guardian {program}: {error}"));
+                return unanswered(format!("cannot start the guardian {program}: {error}"));
             }
         };
         let ended = guarded.until_ended(attempt.halt, spec.grace).await;
@@ -133,18 +133,22 @@ fn outcome(ended: Ended) -> Outcome {
     let error = match end {
         Some(End::Exited { code: 0 }) => return Outcome::Success { output },
         Some(End::Stopped) => return Outcome::Stopped { output: Some(output) },
-        Some(End::Exited { code }) => format!("the script ended with exit code {code}"),
+        Some(End::Exited { code }) => {
+            let error = format!("the script ended with exit code {code}");
+            return Outcome::Failed { error, output: Some(output), retry_after: None };
+        }
         Some(End::Signaled { signal }) => {
             format!("the script was ended by {}", signal_name(signal))
         }
-        Some(End::NotBegun { error }) => return not_run(error),
+        Some(End::NotBegun { error }) => return unanswered(error),
         None if halted => return Outcome::Stopped { output: Some(output) },
         None if began => {
             format!("the guardian of the script ended too early ({status}), and the script with it")
         }
         None => format!("the guardian ended before the script began ({status})"),
     };
-    Outcome::Failed { error, output: Some(output), retry_after: None }
+    // It had no say in its end: nobody knows how far it came.
+    Outcome::Unanswered { error, output: Some(output), retry_after: None }
 }
 
 /// `SIGKILL`, or the number of a signal without a name.

@@ -158,7 +158,9 @@ pub async fn a_retry_shuts_out_the_former_claim<S: Subject>() {
 }
 
 pub async fn a_retry_gives_a_new_key_only_after_a_definite_failure<S: Subject>() {
-    for (outcome, key_gen) in [(AttemptOutcome::Failed, 1), (AttemptOutcome::Timeout, 0)] {
+    for (outcome, key_gen) in
+        [(AttemptOutcome::Failed, 1), (AttemptOutcome::Unanswered, 0), (AttemptOutcome::Timeout, 0)]
+    {
         let world = World::<S>::new().await;
         let id = end_in_the_second(&world, outcome).await.lease.execution;
         world.b.retry(&id).await.expect("it is retried");

@@ -12,7 +12,7 @@ const LEAVES: &str = "sh -c 'echo $$ >> $MEET/pids; sleep 300' &
 async fn without_the_call_in_main_a_shell_step_is_refused_with_the_remedy() {
     let mut case = Case::new();
     case.settings.program = ShellSettings::default().program;
-    let (error, _) = failure_of(case.run("touch $MEET/ran").await);
+    let (error, _) = unanswered_of(case.run("touch $MEET/ran").await);
     assert!(error.contains("if let Some(code) = orchestrator_worker::guardian()"), "{error}");
     assert!(!case.file("ran").exists());
 }
@@ -21,7 +21,7 @@ async fn without_the_call_in_main_a_shell_step_is_refused_with_the_remedy() {
 async fn a_guardian_that_cannot_be_started_is_an_error_in_words() {
     let mut case = Case::new();
     case.settings.program = "/nonexistent".into();
-    let (error, _) = failure_of(case.run("true").await);
+    let (error, _) = unanswered_of(case.run("true").await);
     assert!(error.starts_with("cannot start the guardian /nonexistent: No such file"), "{error}");
 }
 
@@ -32,7 +32,7 @@ async fn a_program_that_is_no_guardian_is_an_error_in_words() {
     fs::write(&program, "#!/bin/sh\necho I am no guardian >&2; exit 4\n").expect("written");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).expect("executable");
     case.settings.program = program;
-    let (error, output) = failure_of(case.run("true").await);
+    let (error, output) = unanswered_of(case.run("true").await);
     assert_eq!(error, "the guardian ended before the script began (exit status: 4)");
     assert_eq!(output, "I am no guardian\n");
 }
@@ -57,7 +57,7 @@ async fn a_guardian_leads_a_session_of_its_own_under_another_name() {
 async fn a_script_that_kills_its_guardian_fails_and_leaves_nothing() {
     let case = Case::new();
     let outcome = case.run(&format!("{LEAVES} echo now; kill -KILL $PPID; sleep 300")).await;
-    let (error, output) = failure_of(outcome);
+    let (error, output) = unanswered_of(outcome);
     assert!(error.starts_with("the guardian of the script ended too early (signal: 9"), "{error}");
     assert_eq!(output, "now\n");
     case.assert_nothing_left();
@@ -86,7 +86,7 @@ async fn a_script_that_freezes_its_guardian_and_floods_its_output_is_killed_all_
 #[tokio::test]
 async fn a_flood_that_outlives_its_guardian_ends_with_the_attempt() {
     let case = Case::new();
-    let (error, _) = failure_of(case.run("yes & yes & kill -KILL $PPID; yes").await);
+    let (error, _) = unanswered_of(case.run("yes & yes & kill -KILL $PPID; yes").await);
     assert!(error.starts_with("the guardian of the script ended too early"), "{error}");
     case.assert_nothing_left();
 }

@@ -12,16 +12,22 @@ async fn both_streams_arrive_in_the_order_in_which_they_were_written() {
 }
 
 #[tokio::test]
-async fn a_failure_names_the_exit_code_or_the_signal() {
+async fn a_failure_names_the_exit_code() {
     let table = [
         ("echo no; exit 3", "the script ended with exit code 3", "no\n"),
         ("exit 255", "the script ended with exit code 255", ""),
-        ("kill -KILL $$", "the script was ended by SIGKILL", ""),
     ];
     for (script, error, output) in table {
         let outcome = Case::new().run(script).await;
         assert_eq!(failure_of(outcome), (error.to_owned(), output.to_owned()), "{script}");
     }
+}
+
+#[tokio::test]
+async fn a_script_that_a_signal_ends_has_given_no_answer() {
+    let outcome = Case::new().run("echo so far; kill -KILL $$").await;
+    let expected = ("the script was ended by SIGKILL".to_owned(), "so far\n".to_owned());
+    assert_eq!(unanswered_of(outcome), expected);
 }
 
 #[tokio::test]
@@ -137,7 +143,7 @@ async fn a_flood_is_drained_and_cut_in_the_middle() {
 #[tokio::test]
 async fn a_script_too_long_for_the_system_is_refused_in_words() {
     let script = format!(": {}", "x".repeat(300_000));
-    let (error, _) = failure_of(Case::new().run(&script).await);
+    let (error, _) = unanswered_of(Case::new().run(&script).await);
     assert!(error.starts_with("cannot start sh: Argument list too long"), "{error}");
 }
 
@@ -146,7 +152,7 @@ async fn a_folder_that_cannot_be_made_is_an_error_in_words() {
     let mut case = Case::new();
     case.settings.state_dir = case.file("file");
     fs::write(case.file("file"), "").expect("written");
-    let (error, _) = failure_of(case.run("touch $MEET/ran").await);
+    let (error, _) = unanswered_of(case.run("touch $MEET/ran").await);
     assert!(error.starts_with("cannot make the folder "), "{error}");
     assert!(!case.file("ran").exists());
 }
