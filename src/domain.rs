@@ -5,6 +5,7 @@
 //! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
 
 pub mod definition;
+pub mod egress;
 pub mod eligibility;
 pub mod execution;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod key;
 pub mod lease;
 pub mod plan;
 pub mod recovery;
+pub mod request;
 pub mod retention;
 pub mod retry;
 pub mod step;

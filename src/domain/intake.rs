@@ -70,7 +70,9 @@ impl Supported {
             _ if !self.kinds.contains(action.kind()) => {
                 Some(format!("executor type {:?}", action.kind()))
             }
-            Action::Shell { .. } | Action::Func { .. } | Action::Other { .. } => None,
+            Action::Http(_) | Action::Shell { .. } | Action::Func { .. } | Action::Other { .. } => {
+                None
+            }
         }
     }
 }

@@ -1,13 +1,17 @@
 //! What one step does, how long an attempt may take, and what happens when its outcome is unknown.
 //!
 //! **Invariant:** a [`Step`] was read from a hostile row and holds nothing that cannot be run as
-//! it stands: no NUL, no negative number, no JSON left to parse.
+//! it stands: no NUL, no negative number, no JSON and no URL left to parse.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
 
-use super::{definition::RecordedStep, id::StepId};
+use super::{
+    definition::RecordedStep,
+    id::StepId,
+    request::{Request, RequestError},
+};
 
 /// Timeout of an attempt where the row says 0 or nothing.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,6 +36,7 @@ pub struct Step {
 /// What a step does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    Http(Box<Request>),
     Shell {
         script: String,
         env: BTreeMap<String, String>,
@@ -50,6 +55,7 @@ impl Action {
     /// The value of `executor_type`.
     pub fn kind(&self) -> &str {
         match self {
+            Self::Http(_) => "http",
             Self::Shell { .. } => "shell",
             Self::Func { .. } => "func",
             Self::Other { kind } => kind,
@@ -72,6 +78,8 @@ pub enum Resume {
 pub enum StepError {
     #[error("it has no executor_type")]
     NoExecutor,
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("its shell_script is empty")]
     NoScript,
     #[error("its {0} holds a NUL character")]
@@ -82,6 +90,12 @@ pub enum StepError {
     Json { column: &'static str, expected: &'static str, problem: String },
     #[error("its parameters.resume is {0:?}, which is neither \"rerun\" nor \"fail\"")]
     Resume(String),
+}
+
+impl StepError {
+    fn not_texts(column: &'static str, problem: String) -> Self {
+        Self::Json { column, expected: "a JSON object of texts", problem }
+    }
 }
 
 impl Step {
@@ -112,6 +126,16 @@ fn action(
 ) -> Result<Action, StepError> {
     match recorded.executor_type.as_deref() {
         None | Some("") => Err(StepError::NoExecutor),
+        Some("http") => {
+            let headers = texts("http_headers", recorded.http_headers.as_deref())?;
+            let request = Request::try_new(
+                recorded.http_method.as_deref(),
+                recorded.http_url.as_deref(),
+                &headers,
+                recorded.http_body.as_deref(),
+            )?;
+            Ok(Action::Http(Box::new(request)))
+        }
         Some("shell") => {
             let script = recorded.shell_script.clone().unwrap_or_default();
             if script.trim().is_empty() {
@@ -134,30 +158,32 @@ fn action(
 }
 
 fn shell_env(column: Option<&str>) -> Result<BTreeMap<String, String>, StepError> {
-    let bad = |problem: String| StepError::Json {
-        column: "shell_env",
-        expected: "a JSON object of texts",
-        problem,
-    };
-    let mut env = BTreeMap::new();
-    for (key, value) in json_object("shell_env", column)? {
+    let env = texts("shell_env", column)?;
+    for (key, value) in &env {
         if key.is_empty() || key.contains('=') {
-            return Err(bad(format!("{key:?} cannot name a variable")));
+            return Err(StepError::not_texts(
+                "shell_env",
+                format!("{key:?} cannot name a variable"),
+            ));
         }
-        let value = match value {
-            Value::String(text) => text,
-            Value::Number(_) | Value::Bool(_) => value.to_string(),
-            Value::Null => String::new(),
-            Value::Array(_) | Value::Object(_) => {
-                return Err(bad(format!("the value of {key:?} is not a text")));
-            }
-        };
         if key.contains('\0') || value.contains('\0') {
             return Err(StepError::Nul("shell_env"));
         }
-        env.insert(key, value);
     }
-    Ok(env)
+    Ok(env.into_iter().collect())
+}
+
+/// The entries of a JSON object whose values are texts, or as good as texts.
+fn texts(column: &'static str, text: Option<&str>) -> Result<Vec<(String, String)>, StepError> {
+    let plain = |(key, value)| match value {
+        Value::String(text) => Ok((key, text)),
+        Value::Number(_) | Value::Bool(_) => Ok((key, value.to_string())),
+        Value::Null => Ok((key, String::new())),
+        Value::Array(_) | Value::Object(_) => {
+            Err(StepError::not_texts(column, format!("the value of {key:?} is not a text")))
+        }
+    };
+    json_object(column, text)?.into_iter().map(plain).collect()
 }
 
 /// '' and null stand for an empty object: the orchestrator writes them for "none".

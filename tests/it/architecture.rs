@@ -46,8 +46,9 @@ const FLOORS: [(&str, &[&str]); 12] = [
 /// Adapters that the others build upon; they are blind to each other otherwise.
 const SHARED_ADAPTERS: [&str; 2] = ["lane", "plans"];
 
-/// Crates of the domain: values, and texts of values.
-const PURE_CRATES: [&str; 4] = ["serde", "serde_json", "sha2", "thiserror"];
+/// Crates of the domain: values, and texts of values. `http` and `url` hold the words of requests,
+/// `ipnet` ranges of addresses; none of them opens a socket.
+const PURE_CRATES: [&str; 7] = ["http", "ipnet", "serde", "serde_json", "sha2", "thiserror", "url"];
 
 /// What the domain leaves alone in `std`: the world and its clock.
 const IMPURE_STD: [&[&str]; 11] = [

@@ -3,10 +3,13 @@
 //! **Invariant:** each gives a typed error that names its step and what is wrong, or a workflow that
 //! can be run as it stands; none panics.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, Uri};
 
 use orchestrator_worker::domain::{
     definition::{Definition, RecordedStep},
+    request::{LONGEST_URL, MOST_HEADERS, Request, RequestError},
     step::{Action, LONGEST_TIMEOUT, Resume, Step, StepError},
     workflow::{OnFailure, RunMode, Workflow, WorkflowError},
 };
@@ -67,6 +70,142 @@ fn each_malformed_column_of_a_step_has_its_error() {
     let nested = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     let deep = RecordedStep { parameters: Some(format!("{{\"a\":{nested}}}")), ..step("s") };
     assert!(error_of(deep).to_string().contains("recursion limit exceeded"));
+}
+
+fn http(url: &str) -> RecordedStep {
+    RecordedStep { executor_type: Some("http".into()), http_url: Some(url.into()), ..step("s") }
+}
+
+fn request_of(row: &RecordedStep) -> Request {
+    match Step::try_new(row).expect("it is well made").action {
+        Action::Http(request) => *request,
+        other => panic!("no request: {other:?}"),
+    }
+}
+
+#[test]
+fn each_malformed_column_of_a_request_has_its_error() {
+    let call = || http("http://h/");
+    let url = |problem: &str| RequestError::Url(problem.into());
+    let method = |word: &str| RecordedStep { http_method: Some(word.into()), ..call() };
+    let headers = |text: &str| RecordedStep { http_headers: Some(text.into()), ..call() };
+    let name = |name: &str| RequestError::HeaderName(name.into());
+    let value = |name: &str| RequestError::HeaderValue(name.into());
+    let control = "it holds a control character or a backslash";
+    let beginning = "it does not begin with http:// or https://";
+    let scheme = |scheme: &str| RequestError::Scheme(scheme.into());
+    let many: Vec<String> = (0..=MOST_HEADERS).map(|n| format!("\"h{n}\":\"\"")).collect();
+    let long = format!("http://h/{}", "x".repeat(LONGEST_URL));
+    let too_long = url(&format!("it is longer than {LONGEST_URL} bytes"));
+    for (row, error) in [
+        (RecordedStep { http_url: None, ..call() }, RequestError::NoUrl),
+        (http(""), RequestError::NoUrl),
+        (http(" "), RequestError::NoUrl),
+        (http("h"), url(beginning)),
+        (http("http:/h/"), url(beginning)),
+        (http("http:h"), url(beginning)),
+        (http("//h/"), url(beginning)),
+        (http("ftp://h/"), scheme("ftp")),
+        (http("file:///etc/passwd"), scheme("file")),
+        (http(" http://h/"), scheme(" http")),
+        (http("gopher+much+longer+than+that://h/"), scheme("gopher+much+longer+t")),
+        (http("http://"), url("empty host")),
+        (http("http://:80/"), url("empty host")),
+        (http("http://h:65536/"), url("invalid port number")),
+        (http("http://h:x/"), url("invalid port number")),
+        (http("http://[::1/"), url("invalid IPv6 address")),
+        (http("http://[v1.x]/"), url("invalid IPv6 address")),
+        (http("http://1.2.3.256/"), url("invalid IPv4 address")),
+        (http("http://a b/"), url("invalid international domain name")),
+        (http("http://h/\r\nHost: other"), url(control)),
+        (http("http://h/\n"), url(control)),
+        (http("http://h/\t"), url(control)),
+        (http("http://h/\0"), url(control)),
+        (http("http://h/\u{85}"), url(control)),
+        (http("http://h\\@other/"), url(control)),
+        (http(&long), too_long),
+        (method("GET /"), RequestError::Method("GET /".into())),
+        (method("GET\r\nX: y"), RequestError::Method("GET\r\nX: y".into())),
+        (method(" "), RequestError::Method(" ".into())),
+        (method("GÉT"), RequestError::Method("GÉT".into())),
+        (method("CONNECT"), RequestError::Method("CONNECT".into())),
+        (headers(r#"{"":"x"}"#), name("")),
+        (headers(r#"{"A B":"x"}"#), name("A B")),
+        (headers(r#"{"A:":"x"}"#), name("A:")),
+        (headers(r#"{"A\r\nB":"x"}"#), name("A\r\nB")),
+        (headers(r#"{"Ä":"x"}"#), name("Ä")),
+        (headers(r#"{"A":"x\r\nB: y"}"#), value("A")),
+        (headers(r#"{"A":"x\n"}"#), value("A")),
+        (headers(r#"{"A":"x\u0000"}"#), value("A")),
+        (headers(r#"{"a":"x","A":"y"}"#), RequestError::HeaderTwice("a".into())),
+        (headers(&format!("{{{}}}", many.join(","))), RequestError::TooManyHeaders(many.len())),
+    ] {
+        let error = StepError::Request(error);
+        assert_eq!(error_of(row), WorkflowError::Step { name: "s".into(), error });
+    }
+    let (object, texts) = ("a JSON object", "a JSON object of texts");
+    for (text, error) in [
+        ("[1]", json("http_headers", object, "it is another value")),
+        (r#"{"A":[1]}"#, json("http_headers", texts, "the value of \"A\" is not a text")),
+    ] {
+        assert_eq!(error_of(headers(text)), WorkflowError::Step { name: "s".into(), error });
+    }
+}
+
+#[test]
+fn a_request_is_taken_as_it_is_meant() {
+    for (written, url) in [
+        ("HTTP://Host.Example", "http://host.example/"),
+        ("https://h/a b?q=a b#part", "https://h/a%20b?q=a%20b"),
+        ("http://0x7f.1:8080/", "http://127.0.0.1:8080/"),
+        ("http://2130706433/", "http://127.0.0.1/"),
+        ("http://017700000001/", "http://127.0.0.1/"),
+        ("http://1.2.3.4./", "http://1.2.3.4/"),
+        ("http://[::FFFF:127.0.0.1]/", "http://[::ffff:7f00:1]/"),
+        ("http://bücher.example/", "http://xn--bcher-kva.example/"),
+    ] {
+        assert_eq!(request_of(&http(written)).url.as_str(), url, "{written}");
+    }
+    for (written, method) in
+        [("", "GET"), ("get", "GET"), ("Post", "POST"), ("PURGE", "PURGE"), ("purge", "purge")]
+    {
+        let row = RecordedStep { http_method: Some(written.into()), ..http("http://h/") };
+        assert_eq!(request_of(&row).method, method);
+    }
+    let headers =
+        r#"{"X-A":" a\t","X-B":1,"Content-Length":"7","Connection":"close","Host":"other"}"#;
+    let row = RecordedStep {
+        http_headers: Some(headers.into()),
+        http_body: Some("{\"a\": 1}\n".into()),
+        ..http("http://h/")
+    };
+    let request = request_of(&row);
+    let texts = request
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().expect("plain characters")));
+    let mut texts: Vec<String> = texts.collect();
+    texts.sort();
+    assert_eq!(texts, ["host: other", "x-a: a", "x-b: 1"]);
+    assert_eq!(request.body.as_deref(), Some("{\"a\": 1}\n"));
+    assert_eq!(request_of(&http("http://h/")).body, None);
+}
+
+#[test]
+fn secrets_of_a_request_are_not_shown_with_it() {
+    let secret = "hunter2";
+    let row = RecordedStep {
+        http_headers: Some(format!(r#"{{"X-Key":"{secret}"}}"#)),
+        http_body: Some(secret.into()),
+        ..http(&format!("https://u:{secret}@h:444/{secret}?key={secret}"))
+    };
+    let shown = format!("{:?}", Step::try_new(&row).expect("it is well made"));
+    assert!(shown.contains("https://h:444") && shown.contains("x-key"), "{shown}");
+    assert!(!shown.contains(secret), "{shown}");
+    assert!(!format!("{:?}", request_of(&row).headers).contains(secret));
+    for url in ["ftp://u:hunter2@h/", "https://u:hunter2@/", "https://u:hunter2@h:x/"] {
+        assert!(!error_of(http(url)).to_string().contains(secret), "{url}");
+    }
 }
 
 #[test]
@@ -133,6 +272,12 @@ fn a_step_without_a_name_is_named_by_its_id_in_errors_too() {
 fn empty_and_null_columns_mean_their_defaults() {
     for empty in [None, Some(""), Some(" "), Some("null")] {
         let text = empty.map(String::from);
+        let call = RecordedStep {
+            http_headers: text.clone(),
+            http_method: text.clone().filter(String::is_empty),
+            ..http("http://h/")
+        };
+        assert!(request_of(&call).headers.is_empty() && request_of(&call).method == Method::GET);
         let row = RecordedStep {
             shell_env: text.clone(),
             parameters: text.clone(),
@@ -181,6 +326,11 @@ fn any_text() -> impl Strategy<Value = Option<String>> {
         "shell",
         "func",
         "http",
+        "http://h",
+        "https://u:p@[::1]:1/%zz?\"{}|^`\\",
+        "http://0/ \u{3000}é?ü",
+        "{\"Host\":\"\\u00e9\"}",
+        "POST",
         "a",
         "a\0b",
         "\u{feff}{}",
@@ -193,18 +343,20 @@ fn any_text() -> impl Strategy<Value = Option<String>> {
 
 fn any_row() -> impl Strategy<Value = RecordedStep> {
     let number = || option::of(prop_oneof![Just(0), Just(-1), any::<i64>()]);
-    (any::<[bool; 2]>(), vec(any_text(), 12), number(), number(), number()).prop_map(
-        |([is_a, is_shell], texts, timeout, retries, order)| {
+    let kind = || select(vec![None, Some("shell"), Some("http")]);
+    let url = || option::of("https?://[^\0-\u{1f}]{1,40}");
+    (any::<bool>(), kind(), url(), vec(any_text(), 12), number(), number(), number()).prop_map(
+        |(is_a, kind, url, texts, timeout, retries, order)| {
             let mut texts = texts.into_iter();
             let mut text = || texts.next().flatten();
             let id = if is_a { Some("a".into()) } else { text() };
-            let kind = if is_shell { Some("shell".into()) } else { text() };
+            let kind = kind.map(String::from).or_else(&mut text);
             RecordedStep {
                 id: id.unwrap_or_default().into(),
                 name: text(),
                 executor_type: kind,
                 http_method: text(),
-                http_url: text(),
+                http_url: url.or_else(&mut text),
                 http_headers: text(),
                 http_body: text(),
                 shell_script: text(),
@@ -229,6 +381,17 @@ proptest! {
             Ok(step) => {
                 prop_assert!(!step.name.is_empty() || step.id.as_str().is_empty());
                 prop_assert!(!step.timeout.is_zero() && step.timeout <= LONGEST_TIMEOUT);
+                if let Action::Http(request) = &step.action {
+                    let line = |text: &str| !text.contains(char::is_control);
+                    prop_assert!(["http", "https"].contains(&request.url.scheme()));
+                    prop_assert!(request.url.has_host() && line(request.url.as_str()));
+                    prop_assert!(Uri::from_str(request.url.as_str()).is_ok(), "{}", request.url);
+                    prop_assert!(Method::from_str(request.method.as_str()).is_ok());
+                    for (name, value) in &request.headers {
+                        prop_assert!(HeaderName::from_str(name.as_str()).is_ok());
+                        prop_assert!(HeaderValue::from_bytes(value.as_bytes()).is_ok());
+                    }
+                }
                 if let Action::Shell { script, env } = &step.action {
                     prop_assert!(!script.trim().is_empty() && !script.contains('\0'));
                     for (key, value) in env {
