@@ -3,6 +3,7 @@
 //! **Invariant:** each kind has one runner, and what is announced as supported is what is run.
 
 pub mod func;
+pub mod http;
 pub mod output;
 pub mod shell;
 #[cfg(test)]

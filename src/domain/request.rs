@@ -103,7 +103,8 @@ fn parse_method(text: &str) -> Result<Method, RequestError> {
         .ok_or_else(|| RequestError::Method(text.to_owned()))
 }
 
-fn parse_url(text: &str) -> Result<Url, RequestError> {
+/// A URL that can be called, without its fragment.
+pub fn parse_url(text: &str) -> Result<Url, RequestError> {
     if text.trim().is_empty() {
         return Err(RequestError::NoUrl);
     }

@@ -2,7 +2,7 @@
 //! missing between them.
 //!
 //! **Invariant:** memory is bounded whatever is printed, and the text that comes out is never
-//! longer than the limit, is UTF-8 and holds no NUL.
+//! longer than the limit (as it is, or as JSON writes it), is UTF-8 and holds no NUL.
 
 use std::{char::REPLACEMENT_CHARACTER, collections::VecDeque};
 
@@ -20,6 +20,8 @@ const LOOKAHEAD: usize = 3;
 #[derive(Debug)]
 pub struct Kept {
     limit: usize,
+    /// Bytes that a character takes; never fewer than it was read from.
+    cost: fn(char) -> usize,
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
@@ -34,8 +36,17 @@ impl Default for Kept {
 impl Kept {
     /// Keeps what fits into `limit` bytes, or into 128 if that is more.
     pub fn with_limit(limit: usize) -> Self {
+        Self::new(limit, char::len_utf8)
+    }
+
+    /// The same for a text that goes into JSON: the limit is for what it takes between its quotes.
+    pub fn for_json(limit: usize) -> Self {
+        Self::new(limit, in_json)
+    }
+
+    fn new(limit: usize, cost: fn(char) -> usize) -> Self {
         let limit = limit.max(2 * NOTE_BYTES);
-        Self { limit, head: Vec::new(), tail: VecDeque::new(), total: 0 }
+        Self { limit, cost, head: Vec::new(), tail: VecDeque::new(), total: 0 }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
@@ -56,15 +67,15 @@ impl Kept {
         let tail = if self.total <= self.limit as u64 {
             self.head.extend(&self.tail);
             let whole: String = units(&self.head).map(|(_, character)| character).collect();
-            if whole.len() <= self.limit {
+            if whole.chars().map(self.cost).sum::<usize>() <= self.limit {
                 return whole;
             }
             &*self.head
         } else {
             self.tail.make_contiguous()
         };
-        let (start, start_bytes) = first(&self.head, head_room);
-        let (end, end_bytes) = last(tail, tail_room);
+        let (start, start_bytes) = first(&self.head, head_room, self.cost);
+        let (end, end_bytes) = last(tail, tail_room, self.cost);
         let cut = self.total - (start_bytes + end_bytes) as u64;
         format!("{start}\n[… {cut} bytes were cut here …]\n{end}")
     }
@@ -77,6 +88,15 @@ impl Kept {
 
     fn head_capacity(&self) -> usize {
         self.rooms().0 + LOOKAHEAD
+    }
+}
+
+/// What a character takes in a text of JSON.
+fn in_json(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\u{8}' | '\u{c}' | '\n' | '\r' | '\t' => 2,
+        '\0'..' ' => 6,
+        other => other.len_utf8(),
     }
 }
 
@@ -101,11 +121,12 @@ fn units(bytes: &[u8]) -> impl Iterator<Item = (usize, char)> {
 }
 
 /// What fits into `room` from the front, and how many bytes it was read from.
-fn first(bytes: &[u8], room: usize) -> (String, usize) {
+fn first(bytes: &[u8], room: usize, cost: fn(char) -> usize) -> (String, usize) {
     let mut text = String::new();
-    let mut read = 0;
+    let (mut read, mut taken) = (0, 0);
     for (length, character) in units(bytes) {
-        if text.len() + character.len_utf8() > room {
+        taken += cost(character);
+        if taken > room {
             break;
         }
         text.push(character);
@@ -115,14 +136,14 @@ fn first(bytes: &[u8], room: usize) -> (String, usize) {
 }
 
 /// What fits into `room` from the back. `bytes` may begin within a character.
-fn last(bytes: &[u8], room: usize) -> (String, usize) {
-    let all: usize = units(bytes).map(|(_, character)| character.len_utf8()).sum();
+fn last(bytes: &[u8], room: usize, cost: fn(char) -> usize) -> (String, usize) {
+    let all: usize = units(bytes).map(|(_, character)| cost(character)).sum();
     let mut surplus = all.saturating_sub(room);
     let mut text = String::new();
     let mut read = 0;
     for (length, character) in units(bytes) {
         if surplus > 0 {
-            surplus = surplus.saturating_sub(character.len_utf8());
+            surplus = surplus.saturating_sub(cost(character));
             continue;
         }
         text.push(character);
@@ -159,6 +180,7 @@ mod tests {
             3 => "[äß€…😀]{0,20}".prop_map(String::into_bytes),
             1 => vec(any::<u8>(), 0..12),
             1 => vec(Just(0_u8), 0..30),
+            1 => "[\\x01-\\x1f\"\\\\/\\x7f]{0,30}".prop_map(String::into_bytes),
         ];
         vec(piece, 0..30).prop_map(|pieces| pieces.concat())
     }
@@ -188,6 +210,24 @@ mod tests {
                 prop_assert_eq!(start.len() as u64 + cut + end.len() as u64, text.len() as u64);
             } else {
                 prop_assert_eq!(kept, text);
+            }
+        }
+
+        #[test]
+        fn a_text_for_json_fits_as_json_and_wastes_little(bytes in stream()) {
+            let mut kept = Kept::for_json(LIMIT);
+            kept.push(&bytes);
+            let text = kept.finish();
+            let json = |text: &str| serde_json::to_string(text).expect("a text").len() - 2;
+            let whole = String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}");
+            prop_assert!(json(&text) <= LIMIT, "{} bytes", json(&text));
+            if json(&whole) <= LIMIT {
+                prop_assert_eq!(text, whole);
+            } else {
+                let (start, _, end) = parts(&text).expect("a note");
+                prop_assert!(whole.starts_with(start) && whole.ends_with(end));
+                prop_assert!(json(start) + 6 > (LIMIT - NOTE_BYTES) / 2, "head is wasted");
+                prop_assert!(json(end) + 6 > (LIMIT - NOTE_BYTES) / 2, "tail is wasted");
             }
         }
 
