@@ -4,6 +4,7 @@
 
 mod daemon;
 mod logs;
+mod runners;
 mod stores;
 
 pub use daemon::{Daemon, supported};

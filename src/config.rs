@@ -4,8 +4,9 @@
 //! **Invariant:** whoever holds a [`Config`] checks nothing in it again, and nothing else in the
 //! program reads our environment. A secret in it is never shown by `Debug` or in an error.
 //!
-//! Variables that other crates read themselves: `OTEL_*` (the exporter), `NO_COLOR` and `COLUMNS`
-//! (help texts), the proxies' variables (`reqwest`).
+//! Variables that other crates read themselves: `OTEL_*` and the proxies' variables (the exporter;
+//! HTTP steps use no proxy), `NO_COLOR` and `COLUMNS` (help texts), `SSL_CERT_FILE` and
+//! `SSL_CERT_DIR` (`rustls-native-certs`, for the database and for HTTP steps).
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +24,14 @@ use crate::domain::{
 mod check;
 mod database;
 mod error;
+mod http;
 mod layers;
 mod listing;
 mod settings;
 
 pub use database::{MySql, Sqlite, Store, Tls};
 pub use error::ConfigError;
+pub use http::Http;
 pub use layers::Flags;
 pub use listing::Setting;
 
@@ -40,6 +43,7 @@ pub struct Config {
     pub store: Store,
     pub worker: Worker,
     pub shell: Shell,
+    pub http: Http,
     /// Where the admin port listens; `None` for `off`.
     pub admin: Option<SocketAddr>,
     /// Folders of running steps stand in here.
@@ -163,6 +167,7 @@ impl Config {
             store: database::store(&layers, around)?,
             worker: check::worker(settings, origins, around)?,
             shell: check::shell(settings, origins, around)?,
+            http: http::http(settings, origins, around)?,
             admin: check::admin(settings, origins, around.in_pod())?,
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,

@@ -3,18 +3,16 @@
 //! **Invariant:** the admin port answers before the store is asked for, so that a process that
 //! waits for its database is alive, not ready, and says why; every task ends with the daemon.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
-use secrecy::ExposeSecret;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, Stores, stores};
+use super::{AppError, Stores, runners::runners, stores};
 use crate::{
-    adapters::runners::{Runners, func::FuncRegistry, shell::ShellSettings},
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
     domain::{intake::Supported, retry::Backoff},
@@ -32,6 +30,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// A process that listens and has no worker yet.
 pub struct Daemon {
     config: Config,
+    /// Where the admin port listens.
+    admin: Option<SocketAddr>,
     until_idle: bool,
     wishes: Wishes,
     health: Arc<Health>,
@@ -58,8 +58,10 @@ impl Daemon {
         let mut tasks = JoinSet::new();
         let signals = Signals::listen().map_err(AppError::Signals)?;
         tasks.spawn(signals.obey(wishes.clone(), reload, stop.clone()));
+        let mut admin_address = None;
         if let Some(address) = config.admin {
             let admin = Admin::bind(address).await?;
+            admin_address = Some(admin.address());
             tracing::info!(
                 event = "admin.listening",
                 address = %admin.address(),
@@ -69,7 +71,8 @@ impl Daemon {
             tasks.spawn(admin.serve(probes.clone(), instruments.clone(), stop.clone()));
         }
         health.set_started();
-        Ok(Self { config, until_idle, wishes, health, probes, instruments, tasks, stop })
+        let admin = admin_address;
+        Ok(Self { config, admin, until_idle, wishes, health, probes, instruments, tasks, stop })
     }
 
     /// Opens the store; waits for one that only has to come up, or to be migrated. `None`: told to
@@ -132,7 +135,7 @@ impl Daemon {
     pub async fn work(mut self, stores: Stores) -> Result<Summary, AppError> {
         let worker = Worker::new(
             stores.executions,
-            Arc::new(runners(&self.config)),
+            Arc::new(runners(&self.config, self.admin)),
             worker_settings(&self.config, self.until_idle),
             self.instruments.clone(),
             self.health.clone(),
@@ -169,20 +172,9 @@ fn say_opened(store: &Store) {
     }
 }
 
-fn runners(config: &Config) -> Runners {
-    let pass = config.shell.pass_env.iter();
-    let shell = ShellSettings {
-        grace: config.shell.grace,
-        state_dir: config.state_dir.clone(),
-        pass_env: pass.map(|(name, value)| (name.clone(), value.expose_secret().into())).collect(),
-        ..ShellSettings::default()
-    };
-    Runners::new(Some(shell), FuncRegistry::default())
-}
-
 /// What a worker of this build and configuration can run.
 pub fn supported(config: &Config) -> Supported {
-    runners(config).supported()
+    runners(config, config.admin).supported()
 }
 
 fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {

@@ -11,6 +11,12 @@
 //!     func: sleep
 //!     parameters: { seconds: 1 }
 //!     depends_on: [build]
+//!   - name: announce
+//!     http:
+//!       method: POST
+//!       url: https://chat.example/hooks/releases
+//!       body: { text: a new version is out }
+//!     depends_on: [settle]
 //! ```
 //!
 //! **Invariant:** a [`WorkflowFile`] can be run as it stands, and the same file always gives the

@@ -220,7 +220,7 @@ where
     Err(ConfigError::invalid(origins, key, problem))
 }
 
-fn duration(
+pub(super) fn duration(
     origins: &Origins,
     key: &str,
     text: &str,

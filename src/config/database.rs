@@ -37,6 +37,9 @@ pub struct MySql {
     pub url: SecretString,
     /// `host:port/name`, for people.
     pub server: String,
+    /// A name, or an address without brackets.
+    pub host: String,
+    pub port: u16,
     pub tls: Tls,
     pub lease_lanes: usize,
     pub work_lanes: usize,
@@ -105,10 +108,12 @@ fn sqlite(text: &str) -> Result<Sqlite, &'static str> {
 fn mysql(text: &str, layers: &Layers) -> Result<MySql, ConfigError> {
     let (database, origins) = (&layers.settings.database, &layers.origins);
     let url = mysql_url(text).map_err(|problem| ConfigError::invalid(origins, KEY, problem))?;
-    let host = url.host_str().unwrap_or_default();
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port().unwrap_or(DEFAULT_PORT));
     let name = url.path().trim_start_matches('/');
     Ok(MySql {
-        server: format!("{host}:{}/{name}", url.port().unwrap_or(DEFAULT_PORT)),
+        server: format!("{host}:{port}/{name}"),
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port,
         tls: tls(&database.tls, origins)?,
         url: SecretString::from(url.to_string()),
         lease_lanes: check::number(origins, "database.pool.lease", database.pool.lease, 1..=64)?,

@@ -35,6 +35,7 @@ level!(Settings {
     claim: Claim = Claim::default(),
     step: Step = Step::default(),
     shell: Shell = Shell::default(),
+    http: Http = Http::default(),
     poison: Poison = Poison::default(),
     retention: Retention = Retention::default(),
     database: Database = Database::default(),
@@ -75,6 +76,18 @@ level!(Retention {
     failed: Option<String> = None,
     cancelled: Option<String> = None,
 });
+
+level!(Http {
+    timeout: HttpTimeout = HttpTimeout::default(),
+    body: HttpBody = HttpBody::default(),
+    deny_private: bool = false,
+    allow: Option<Names> = None,
+    deny: Option<Names> = None,
+});
+
+level!(HttpTimeout { connect: String = "5s".into() });
+
+level!(HttpBody { sent: String = "1MiB".into(), read: String = "8MiB".into() });
 
 level!(Poison { claims: u32 = 10 });
 

@@ -61,6 +61,16 @@ pub enum Place {
     Name(String),
 }
 
+impl Place {
+    /// From a name or an address, as a URL or a variable holds it.
+    pub fn of_host(host: &str) -> Self {
+        host.parse().map_or_else(
+            |_| Self::Name(plain_name(&host.to_ascii_lowercase()).to_owned()),
+            Self::Address,
+        )
+    }
+}
+
 /// Why a server may not be called. Goes on with a sentence that the server begins.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -2,8 +2,9 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use orchestrator_worker::config::{
-    Config, ConfigError, Flags, LogFormat, Otlp, Sqlite, Store, Surroundings, Tls,
+use orchestrator_worker::{
+    config::{Config, ConfigError, Flags, LogFormat, Otlp, Sqlite, Store, Surroundings, Tls},
+    domain::egress::{Policy, Rule},
 };
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -63,6 +64,9 @@ fn defaults_are_those_of_the_table() {
     assert_eq!((worker.backoff.base, worker.backoff.cap), (secs(1), secs(60)));
     assert_eq!((worker.unknown_after, worker.poison_claims), (secs(600), 10));
     assert_eq!((config.shell.grace, config.shell.pass_env.len()), (secs(2), 0));
+    let http = &config.http;
+    assert_eq!((http.connect_timeout, http.most_sent, http.most_read), (secs(5), 1 << 20, 8 << 20));
+    assert_eq!((&http.policy, &http.api_server), (&Policy::default(), &None));
     assert_eq!(config.user, "orchestrator-worker");
     assert_eq!(config.admin, Some(address("127.0.0.1:9400")));
     assert_eq!(config.state_dir, PathBuf::from("/tmp"));
@@ -129,6 +133,12 @@ lock: {ttl: 20s, renew_every: 4s}
 claim: {batch: 3, unknown_after: 1h}
 step: {at_once: 5, backoff: {base: 2s, cap: 30s}}
 shell: {grace: 1s, pass_env: [PATH, TOKEN]}
+http:
+  timeout: {connect: 2s}
+  body: {sent: 64KiB, read: 70000}
+  deny_private: true
+  allow: ['*.svc:80', '10.0.0.0/8']
+  deny: [Example.COM]
 poison: {claims: 4}
 admin: {listen: '[::1]:9500'}
 log: {format: json, filter: debug}
@@ -154,6 +164,12 @@ database:
         ("STEP__BACKOFF__CAP", "30s"),
         ("SHELL__GRACE", "1s"),
         ("SHELL__PASS_ENV", "PATH, TOKEN"),
+        ("HTTP__TIMEOUT__CONNECT", "2s"),
+        ("HTTP__BODY__SENT", "64KiB"),
+        ("HTTP__BODY__READ", "70000"),
+        ("HTTP__DENY_PRIVATE", "true"),
+        ("HTTP__ALLOW", "*.svc:80, 10.0.0.0/8"),
+        ("HTTP__DENY", "Example.COM"),
         ("POISON__CLAIMS", "4"),
         ("ADMIN__LISTEN", "[::1]:9500"),
         ("LOG__FORMAT", "json"),
@@ -183,6 +199,12 @@ database:
     assert_eq!((worker.backoff.base, worker.backoff.cap), (secs(2), secs(30)));
     assert_eq!(worker.poison_claims, 4);
     assert_eq!(by_file.shell.grace, secs(1));
+    let http = &by_file.http;
+    assert_eq!((http.connect_timeout, http.most_sent, http.most_read), (secs(2), 65_536, 70_000));
+    let texts = |rules: &[Rule]| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&http.policy.allow), ["*.svc:80", "10.0.0.0/8"]);
+    assert_eq!(texts(&http.policy.deny), ["example.com"]);
+    assert!(http.policy.deny_private && !http.policy.in_pod);
     assert_eq!(by_file.admin, Some(address("[::1]:9500")));
     assert_eq!(by_file.state_dir, PathBuf::from("/var/steps"));
     assert_eq!(
@@ -191,6 +213,7 @@ database:
     );
     let Store::MySql(mysql) = &by_file.store else { panic!("not MySQL: {:?}", by_file.store) };
     assert_eq!(mysql.server, "db.example:3307/orchestrator");
+    assert_eq!((mysql.host.as_str(), mysql.port), ("db.example", 3307));
     assert_eq!((mysql.tls, mysql.time_offset.as_str()), (Tls::Insecure, "-03:30"));
     assert_eq!((mysql.lease_lanes, mysql.work_lanes, mysql.single_writer), (1, 9, true));
     assert!(!format!("{by_file:?}").contains("secret"), "a password is never shown");
@@ -310,7 +333,13 @@ fn in_a_pod_the_admin_port_is_open_and_a_database_must_be_named() {
     );
     let config = load("", &[pod, ("DATABASE_URL", "mysql://u@db/x")]);
     assert_eq!(config.admin, Some(address("0.0.0.0:9400")));
-    assert!(config.in_pod);
+    assert!(config.in_pod && config.http.policy.in_pod);
+    assert_eq!(config.http.api_server, Some(("10.0.0.1".into(), 443)));
+    let port = ("KUBERNETES_SERVICE_PORT", "6443");
+    let config = load("", &[pod, port, ("DATABASE_URL", "mysql://u@[::1]/x")]);
+    assert_eq!(config.http.api_server, Some(("10.0.0.1".into(), 6443)));
+    let Store::MySql(mysql) = config.store else { panic!("not MySQL") };
+    assert_eq!((mysql.host.as_str(), mysql.port), ("::1", 3306));
     assert_eq!(load("admin: {listen: 'off'}", &[]).admin, None);
     assert_eq!(load("admin: {listen: 'localhost:1'}", &[]).admin, Some(address("127.0.0.1:1")));
 }

@@ -1,4 +1,5 @@
-//! The example workflows are ones that a worker runs, and they do what their comments say.
+//! The example workflows, and those in the README, are ones that a worker runs, and they do what
+//! their comments say.
 
 use std::{
     path::{Path, PathBuf},
@@ -43,6 +44,18 @@ const EXAMPLES: [(&str, &[Step], Option<&str>); 3] =
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples")
+}
+
+#[test]
+fn every_workflow_in_the_readme_is_one() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(&readme).expect("there is a README");
+    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let (workflow, _) = block.split_once("\n```").expect("it ends");
+        workflow_file::parse(&readme, workflow, "test").expect("a workflow");
+    }
 }
 
 #[test]

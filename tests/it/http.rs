@@ -11,6 +11,7 @@ mod redirects;
 mod refused;
 mod server;
 mod tls;
+mod whole;
 
 use std::{
     collections::{BTreeMap, VecDeque},

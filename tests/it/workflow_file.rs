@@ -37,6 +37,15 @@ steps:
   - name: third
     shell: 'true'
     depends_on: [first, second]
+  - name: fourth
+    http:
+      method: post
+      url: https://u@h.example/a b?c=d#e
+      headers: {X-A: 1, Content-Type: text/yaml}
+      body: {n: 1.50, word: no, list: [a, null]}
+    resume: fail
+  - name: fifth
+    http: {url: 'http://h', body: '{\"as\": it is}'}
 ";
 
 #[test]
@@ -47,7 +56,7 @@ fn a_file_is_recorded_as_it_is_meant() {
         ("everything", "me")
     );
     let workflow = Workflow::try_new(&file.definition).expect("it was checked");
-    let [first, second, third] = workflow.nodes() else { panic!("three steps") };
+    let [first, second, third, fourth, fifth] = workflow.nodes() else { panic!("five steps") };
 
     let Action::Shell { script, env } = &first.step.action else { panic!("a shell step") };
     assert_eq!(script, "echo $A");
@@ -64,6 +73,21 @@ fn a_file_is_recorded_as_it_is_meant() {
     assert_eq!((second.step.timeout, second.step.retries), (Duration::from_secs(30), 3));
     assert_eq!((second.mode, second.on_failure), (RunMode::Serial, OnFailure::Abort));
     assert_eq!(second.step.resume, Resume::Rerun);
+
+    let Action::Http(request) = &fourth.step.action else { panic!("an http step") };
+    assert_eq!(
+        (request.method.as_str(), request.url.as_str()),
+        ("POST", "https://u@h.example/a%20b?c=d")
+    );
+    let header = |name: &str| request.headers[name].to_str().expect("plain").to_owned();
+    assert_eq!((header("x-a"), header("content-type")), ("1".into(), "text/yaml".into()));
+    let body = request.body.as_deref().expect("a body");
+    assert_eq!(body, r#"{"list":["a",null],"n":1.5,"word":"no"}"#);
+    assert_eq!(fourth.step.resume, Resume::Fail);
+    let Action::Http(request) = &fifth.step.action else { panic!("an http step") };
+    assert_eq!((request.method.as_str(), request.url.as_str()), ("GET", "http://h/"));
+    assert_eq!(request.body.as_deref(), Some(r#"{"as": it is}"#), "a text is sent as it is");
+    assert!(request.headers.is_empty());
 
     let names = |node: &orchestrator_worker::domain::workflow::Node| -> Vec<String> {
         node.dependencies.iter().map(|id| workflow.node(*id).step.name.clone()).collect()
@@ -89,15 +113,53 @@ fn the_same_names_give_the_same_ids_and_other_names_others() {
 }
 
 /// Steps that are refused, and how the sentence goes on after `f.yaml`.
-const STEPS: [(&str, &str); 20] = [
-    ("- {name: a}", r#":3: step "a" says neither `shell` nor `func`; give it one of them"#),
+const STEPS: [(&str, &str); 31] = [
+    ("- {name: a}", r#":3: step "a" says none of `shell`, `http` and `func`; give it one of them"#),
     (
         "- {name: a, shell: x, func: y}",
         r#":3: step "a" says both `shell` and `func`; make it two steps"#,
     ),
     (
+        "- {name: a, shell: x, http: {url: y}}",
+        r#":3: step "a" says both `shell` and `http`; make it two steps"#,
+    ),
+    (
+        "- {name: a, func: x, http: {url: y}}",
+        r#":3: step "a" says both `http` and `func`; make it two steps"#,
+    ),
+    (
         "- {name: a, http: {url: x}}",
-        r#":3: step "a" is an HTTP step, and this version does not run http steps yet; use `shell` with curl"#,
+        r#":3: step "a" cannot be run: its http_url is not a URL: it does not begin with http:// or https://"#,
+    ),
+    ("- {name: a, http: {url: ''}}", r#":3: step "a" cannot be run: its http_url is empty"#),
+    (
+        "- {name: a, http: {url: 'ftp://h'}}",
+        r#":3: step "a" cannot be run: its http_url is of the kind "ftp"; only http:// and https:// can be called"#,
+    ),
+    (
+        "- {name: a, http: {url: 'http://h', method: GET IT}}",
+        r#":3: step "a" cannot be run: its http_method is "GET IT"; give one such as GET or POST"#,
+    ),
+    (
+        "- {name: a, http: {url: 'http://h', headers: {A B: c}}}",
+        r#":3: step "a" cannot be run: its http_headers name "A B", which cannot name a header"#,
+    ),
+    (
+        "- {name: a, http: {url: 'http://h', headers: {A: \"b\\nc\"}}}",
+        r#":3: step "a" cannot be run: its http_headers give "A" a value with a character that no header may hold"#,
+    ),
+    (
+        "- {name: a, http: {url: 'http://h'}, parameters: {}}",
+        r#":3: step "a" has `parameters`, which goes with `func` only; take it out"#,
+    ),
+    (
+        "- {name: a, http: {url: 'http://h'}, env: {A: b}}",
+        r#":3: step "a" has `env`, which goes with `shell` only; take it out"#,
+    ),
+    ("- {name: a, http: {method: GET}}", ":3: missing field `url`"),
+    (
+        "- {name: a, http: {url: 'http://h', header: {}}}",
+        ":3: unknown field `header`, expected one of method, url, headers, body",
     ),
     ("- {name: a, shell: ' '}", r#":3: step "a" has an empty `shell`; give it a script"#),
     (
@@ -170,7 +232,7 @@ fn each_wrong_file_is_refused_with_its_line_and_what_to_mend() {
         ("name: x", "f.yaml:1: `steps:` is missing here; add it"),
         (
             "name: x\nsteps: []",
-            "f.yaml: the workflow has no steps; give it at least one, with a name and `shell` or `func`",
+            "f.yaml: the workflow has no steps; give it at least one, with a name and `shell`, `http` or `func`",
         ),
         ("name: x\nstep: []", "f.yaml:2: there is no key `step` here; did you mean `steps`?"),
         (

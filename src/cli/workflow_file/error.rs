@@ -58,7 +58,9 @@ pub enum Problem {
     Yaml(String),
     #[error("the template's name is {0:?}; give it 1 to 200 characters on one line")]
     TemplateName(String),
-    #[error("the workflow has no steps; give it at least one, with a name and `shell` or `func`")]
+    #[error(
+        "the workflow has no steps; give it at least one, with a name and `shell`, `http` or `func`"
+    )]
     NoSteps,
     #[error("step {name:?} {problem}")]
     Step { name: String, problem: StepProblem },
@@ -75,12 +77,10 @@ pub enum StepProblem {
     Name,
     #[error("stands here and in line {0}; give each step a name of its own")]
     Twice(u64),
-    #[error("says neither `shell` nor `func`; give it one of them")]
+    #[error("says none of `shell`, `http` and `func`; give it one of them")]
     NoAction,
-    #[error("says both `shell` and `func`; make it two steps")]
-    TwoActions,
-    #[error("is an HTTP step, and this version does not run http steps yet; use `shell` with curl")]
-    Http,
+    #[error("says both `{first}` and `{second}`; make it two steps")]
+    TwoActions { first: &'static str, second: &'static str },
     #[error("has an empty `shell`; give it a script")]
     NoScript,
     #[error("has an empty `func`; give it a function's name, such as sleep")]

@@ -31,8 +31,7 @@ pub struct WrittenStep {
     /// A function of the worker.
     pub func: Option<String>,
     pub parameters: Option<Map<String, Value>>,
-    /// Known, so that it can be refused with a reason.
-    pub http: Option<Value>,
+    pub http: Option<WrittenRequest>,
     #[serde(default)]
     pub depends_on: Vec<Spanned<String>>,
     #[serde(default)]
@@ -42,6 +41,19 @@ pub struct WrittenStep {
     pub timeout: Option<Spanned<String>>,
     pub retries: Option<u32>,
     pub resume: Option<Resume>,
+}
+
+/// An HTTP request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenRequest {
+    /// GET if it is not given.
+    pub method: Option<String>,
+    pub url: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// A text is sent as it is written, anything else as JSON.
+    pub body: Option<Value>,
 }
 
 /// Whether a step runs beside others.

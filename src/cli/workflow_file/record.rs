@@ -127,33 +127,56 @@ fn act(step: &WrittenStep, row: &mut RecordedStep) -> Result<(), StepProblem> {
             return Err(StepProblem::Reserved { key });
         }
     }
-    match (&step.shell, &step.func) {
-        _ if step.http.is_some() => return Err(StepProblem::Http),
-        (None, None) => return Err(StepProblem::NoAction),
-        (Some(_), Some(_)) => return Err(StepProblem::TwoActions),
-        (Some(_), None) if step.parameters.is_some() => {
-            return Err(StepProblem::Misplaced { field: "parameters", with: "func" });
+    let said = kind(step)?;
+    if said != "func" && step.parameters.is_some() {
+        return Err(StepProblem::Misplaced { field: "parameters", with: "func" });
+    }
+    if said != "shell" && !step.env.is_empty() {
+        return Err(StepProblem::Misplaced { field: "env", with: "shell" });
+    }
+    row.executor_type = Some(said.into());
+    if let Some(script) = &step.shell {
+        if script.trim().is_empty() {
+            return Err(StepProblem::NoScript);
         }
-        (None, Some(_)) if !step.env.is_empty() => {
-            return Err(StepProblem::Misplaced { field: "env", with: "shell" });
+        row.shell_script = Some(script.clone());
+        row.shell_env = (!step.env.is_empty()).then(|| json(&step.env));
+    }
+    if let Some(request) = &step.http {
+        row.http_method = Some(request.method.clone().unwrap_or_else(|| "GET".into()));
+        row.http_url = Some(request.url.clone());
+        row.http_headers = (!request.headers.is_empty()).then(|| json(&request.headers));
+        row.http_body = request.body.as_ref().map(|body| match body {
+            Value::String(text) => text.clone(),
+            other => json(other),
+        });
+    }
+    if let Some(func) = &step.func {
+        if func.is_empty() {
+            return Err(StepProblem::NoFunction);
         }
-        (Some(script), None) if script.trim().is_empty() => return Err(StepProblem::NoScript),
-        (None, Some(func)) if func.is_empty() => return Err(StepProblem::NoFunction),
-        (Some(script), None) => {
-            row.executor_type = Some("shell".into());
-            row.shell_script = Some(script.clone());
-            row.shell_env = (!step.env.is_empty()).then(|| json(&step.env));
-        }
-        (None, Some(func)) => {
-            row.executor_type = Some("func".into());
-            parameters.insert("func".into(), Value::String(func.clone()));
-        }
+        parameters.insert("func".into(), Value::String(func.clone()));
     }
     if let Some(resume) = step.resume {
         parameters.insert("resume".into(), Value::String(resume_word(resume).into()));
     }
     row.parameters = parameters_text(&parameters);
     Ok(())
+}
+
+/// The one of three kinds that a step says.
+fn kind(step: &WrittenStep) -> Result<&'static str, StepProblem> {
+    let kinds = [
+        ("shell", step.shell.is_some()),
+        ("http", step.http.is_some()),
+        ("func", step.func.is_some()),
+    ];
+    let mut said = kinds.iter().filter(|(_, is_said)| *is_said).map(|(kind, _)| *kind);
+    match (said.next(), said.next()) {
+        (None, _) => Err(StepProblem::NoAction),
+        (Some(only), None) => Ok(only),
+        (Some(first), Some(second)) => Err(StepProblem::TwoActions { first, second }),
+    }
 }
 
 fn parameters_text(parameters: &Map<String, Value>) -> Option<String> {

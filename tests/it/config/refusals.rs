@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 37] = [
+const IN_THE_FILE: [(&str, &str); 47] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -85,6 +85,46 @@ const IN_THE_FILE: [(&str, &str); 37] = [
     (
         "shell: {grace: 2m}",
         "shell.grace (from orchestrator-worker.yaml) is 2m; it must be between 0s and 1m",
+    ),
+    (
+        "http: {timeout: 5s}",
+        "http.timeout (from orchestrator-worker.yaml) is a group of settings: give a value to one of http.timeout.connect",
+    ),
+    (
+        "http: {timeout: {connect: 2m}}",
+        "http.timeout.connect (from orchestrator-worker.yaml) is 2m; it must be between 1ms and 1m",
+    ),
+    (
+        "http: {body: {sent: 1MB}}",
+        r#"http.body.sent (from orchestrator-worker.yaml) is "1MB"; give a number of bytes, such as 65536, 512KiB or 8MiB"#,
+    ),
+    (
+        "http: {body: {sent: -1}}",
+        r#"http.body.sent (from orchestrator-worker.yaml) is "-1"; give a number of bytes, such as 65536, 512KiB or 8MiB"#,
+    ),
+    (
+        "http: {body: {sent: 65MiB}}",
+        "http.body.sent (from orchestrator-worker.yaml) is 65MiB; it must be between 1KiB and 64MiB",
+    ),
+    (
+        "http: {body: {read: 1023}}",
+        "http.body.read (from orchestrator-worker.yaml) is 1023; it must be between 1KiB and 1024MiB",
+    ),
+    (
+        "http: {body: {read: 99999999999999999999MiB}}",
+        r#"http.body.read (from orchestrator-worker.yaml) is "99999999999999999999MiB"; give a number of bytes, such as 65536, 512KiB or 8MiB"#,
+    ),
+    (
+        "http: {deny_private: perhaps}",
+        r#"http.deny_private (from orchestrator-worker.yaml) is "perhaps"; give true or false"#,
+    ),
+    (
+        "http: {allow: ['10.0.0.1/8']}",
+        r#"http.allow (from orchestrator-worker.yaml) holds "10.0.0.1/8", which has bits beyond its length; write 10.0.0.0/8"#,
+    ),
+    (
+        "http: {deny: [a.example, 'https://b.example/x']}",
+        r#"http.deny (from orchestrator-worker.yaml) holds "https://b.example/x", which is a URL; give its host alone, with a port if you like"#,
     ),
     (
         "admin: {listen: 9400}",
