@@ -6,7 +6,7 @@
 
 use std::{fmt, str::FromStr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 use url::Url;
 
 /// Most bytes of a URL in its written form, percent codes included.
@@ -52,7 +52,7 @@ pub enum RequestError {
     Method(String),
     #[error("its http_headers name {0:?}, which cannot name a header")]
     HeaderName(String),
-    #[error("its http_headers give {0:?} a value with a character that no header may hold")]
+    #[error("its http_headers give {0:?} a value that this header may not have")]
     HeaderValue(String),
     #[error("its http_headers name {0:?} twice")]
     HeaderTwice(String),
@@ -146,9 +146,17 @@ fn parse_headers(headers: &[(String, String)]) -> Result<HeaderMap, RequestError
         if OF_THE_CONNECTION.contains(&header) {
             continue;
         }
+        if header == header::HOST && !is_host(&value) {
+            return Err(RequestError::HeaderValue(name.clone()));
+        }
         if map.insert(header, value).is_some() {
             return Err(RequestError::HeaderTwice(name.clone()));
         }
     }
     Ok(map)
+}
+
+/// HTTP/2 has a host where HTTP/1 has this header.
+fn is_host(value: &HeaderValue) -> bool {
+    !value.as_bytes().contains(&b'@') && Authority::try_from(value.as_bytes()).is_ok()
 }

@@ -275,6 +275,19 @@ fn each_rule_has_one_form_and_each_other_text_its_error() {
     }
 }
 
+#[test]
+fn a_server_of_the_workers_own_is_an_address_or_a_name_in_one_form() {
+    let named = |name: &str| Place::Name(name.into());
+    for (host, place) in [
+        ("10.0.0.1", Place::Address(address("10.0.0.1"))),
+        ("::1", Place::Address(address("::1"))),
+        ("DB.Example.", named("db.example")),
+        ("db", named("db")),
+    ] {
+        assert_eq!(Place::of_host(host), place);
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_rule_that_reads_back_as_itself_or_an_error(

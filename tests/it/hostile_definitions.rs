@@ -84,17 +84,13 @@ fn request_of(row: &RecordedStep) -> Request {
 }
 
 #[test]
-fn each_malformed_column_of_a_request_has_its_error() {
+fn each_malformed_url_and_method_has_its_error() {
     let call = || http("http://h/");
     let url = |problem: &str| RequestError::Url(problem.into());
     let method = |word: &str| RecordedStep { http_method: Some(word.into()), ..call() };
-    let headers = |text: &str| RecordedStep { http_headers: Some(text.into()), ..call() };
-    let name = |name: &str| RequestError::HeaderName(name.into());
-    let value = |name: &str| RequestError::HeaderValue(name.into());
     let control = "it holds a control character or a backslash";
     let beginning = "it does not begin with http:// or https://";
     let scheme = |scheme: &str| RequestError::Scheme(scheme.into());
-    let many: Vec<String> = (0..=MOST_HEADERS).map(|n| format!("\"h{n}\":\"\"")).collect();
     let long = format!("http://h/{}", "x".repeat(LONGEST_URL));
     let too_long = url(&format!("it is longer than {LONGEST_URL} bytes"));
     for (row, error) in [
@@ -129,6 +125,20 @@ fn each_malformed_column_of_a_request_has_its_error() {
         (method(" "), RequestError::Method(" ".into())),
         (method("GÉT"), RequestError::Method("GÉT".into())),
         (method("CONNECT"), RequestError::Method("CONNECT".into())),
+    ] {
+        let error = StepError::Request(error);
+        assert_eq!(error_of(row), WorkflowError::Step { name: "s".into(), error });
+    }
+}
+
+#[test]
+fn each_malformed_header_has_its_error() {
+    let headers =
+        |text: &str| RecordedStep { http_headers: Some(text.into()), ..http("http://h/") };
+    let name = |name: &str| RequestError::HeaderName(name.into());
+    let value = |name: &str| RequestError::HeaderValue(name.into());
+    let many: Vec<String> = (0..=MOST_HEADERS).map(|n| format!("\"h{n}\":\"\"")).collect();
+    for (row, error) in [
         (headers(r#"{"":"x"}"#), name("")),
         (headers(r#"{"A B":"x"}"#), name("A B")),
         (headers(r#"{"A:":"x"}"#), name("A:")),
@@ -137,6 +147,10 @@ fn each_malformed_column_of_a_request_has_its_error() {
         (headers(r#"{"A":"x\r\nB: y"}"#), value("A")),
         (headers(r#"{"A":"x\n"}"#), value("A")),
         (headers(r#"{"A":"x\u0000"}"#), value("A")),
+        (headers(r#"{"Host":""}"#), value("Host")),
+        (headers(r#"{"Host":"a b"}"#), value("Host")),
+        (headers(r#"{"Host":"a/b"}"#), value("Host")),
+        (headers(r#"{"Host":"u@h"}"#), value("Host")),
         (headers(r#"{"a":"x","A":"y"}"#), RequestError::HeaderTwice("a".into())),
         (headers(&format!("{{{}}}", many.join(","))), RequestError::TooManyHeaders(many.len())),
     ] {

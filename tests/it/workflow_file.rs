@@ -146,7 +146,7 @@ const STEPS: [(&str, &str); 31] = [
     ),
     (
         "- {name: a, http: {url: 'http://h', headers: {A: \"b\\nc\"}}}",
-        r#":3: step "a" cannot be run: its http_headers give "A" a value with a character that no header may hold"#,
+        r#":3: step "a" cannot be run: its http_headers give "A" a value that this header may not have"#,
     ),
     (
         "- {name: a, http: {url: 'http://h'}, parameters: {}}",
