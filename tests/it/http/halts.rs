@@ -1,6 +1,6 @@
 //! An attempt that is stopped, killed, or has lost its lease: nothing of it is left.
 
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{io::AsyncReadExt, net::TcpListener, sync::Notify};
 
 use super::{
     server::{Act, Server},
@@ -103,4 +103,40 @@ async fn a_deadline_that_is_not_renewed_ends_the_attempt_and_a_renewed_one_does_
     case.deadline.send_replace(boot_now().plus(CEILING));
     assert_eq!(output_of(ended(task).await)["body"], "x".repeat(20));
     assert!(boot_now() >= first, "it went on after the first deadline");
+}
+
+/// Says that it is asked, and answers when it is told to.
+#[derive(Debug, Default)]
+struct Held {
+    asked: Notify,
+    answer: Notify,
+}
+
+#[async_trait]
+impl Resolve for Held {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        self.asked.notify_one();
+        self.answer.notified().await;
+        Ok(vec![LOCAL])
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_wakes_after_the_deadline_begins_nothing_more() {
+    let server = Server::always(Act::ok("")).await;
+    let (mut case, held) = (Case::new(), Arc::new(Held::default()));
+    case.settings.resolver = held.clone();
+    let task = case.spawn(get(&format!("http://server.example:{}/", server.port())));
+    timeout(CEILING, held.asked.notified()).await.expect("it asks");
+    let deadline = boot_now().plus(Duration::from_millis(200));
+    case.deadline.send_replace(deadline);
+    // The answer is there, and then this thread, which all tasks share, stands still: the next that
+    // runs is the attempt, before any timer.
+    held.answer.notify_one();
+    while boot_now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    assert_eq!(ended(task).await, Outcome::Stopped { output: None });
+    output_of(Case::new().run(get(&server.url("/"))).await);
+    assert_eq!(server.connections(), 1, "that of the second attempt");
 }
