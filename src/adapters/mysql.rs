@@ -46,6 +46,7 @@ use crate::{
 mod address;
 mod admit;
 mod advance;
+mod apart;
 mod claim;
 mod control;
 mod draft;

@@ -102,6 +102,8 @@ pub enum Deferral {
     HalfMade,
     #[error("this worker does not know {0}")]
     Unknown(String),
+    #[error("its rows could not be written: {0}")]
+    Unwritable(String),
 }
 
 /// Decides on one execution. `age` is the time since its creation by the store's clock.

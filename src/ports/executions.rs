@@ -93,6 +93,15 @@ pub struct Batch {
     pub refused: Vec<(ExecutionId, String)>,
 }
 
+impl Batch {
+    /// Adds what another transaction brought.
+    pub fn extend(&mut self, other: Self) {
+        self.claims.extend(other.claims);
+        self.deferred.extend(other.deferred);
+        self.refused.extend(other.refused);
+    }
+}
+
 /// An execution that this process now holds.
 #[derive(Clone, Debug)]
 pub struct Claim {

@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::contract::Subject;
 
 mod backlog;
+mod locked;
 mod network;
 
 /// One of the servers.
@@ -97,6 +98,19 @@ impl<S: Server> Database<S> {
     pub async fn open(&self, address: Option<std::net::SocketAddr>) -> MySqlStore {
         let settings = Settings::new(SecretString::from(self.url(address)));
         MySqlStore::open(settings).await.expect("a store")
+    }
+
+    /// A client that has run these statements in a transaction and leaves it open, as people with
+    /// autocommit off do. Whoever drops it lets its locks go.
+    pub async fn open_transaction(&self, statements: &[String]) -> MySqlConnection {
+        let mut client = MySqlConnection::connect(&self.url(None)).await.expect("a connection");
+        raw_sql("SET autocommit=0").execute(&mut client).await.expect("a transaction");
+        for sql in statements {
+            let done = raw_sql(AssertSqlSafe(sql.clone())).execute(&mut client).await;
+            let matched = done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected();
+            assert!(matched > 0, "{sql} met no row");
+        }
+        client
     }
 
     /// All rows of a query, each value as text.
@@ -188,6 +202,13 @@ macro_rules! on_both {
 on_both! {
     backlog {
         a_claim_reads_no_row_of_a_held_backlog
+    }
+    locked {
+        one_locked_step_row_keeps_no_other_execution_from_being_claimed
+        a_short_lease_is_not_used_up_by_waiting_for_locks
+        one_locked_step_row_keeps_no_other_execution_from_being_taken_over
+        many_locked_executions_are_put_off_within_one_call
+        a_half_made_execution_is_completed_in_pieces
     }
     network {
         a_black_holed_server_costs_an_error_and_a_connection_and_no_more

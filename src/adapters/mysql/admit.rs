@@ -48,6 +48,9 @@ pub(super) struct Decided {
 
 /// Inserted rows a statement at most.
 const CHUNK: usize = 500;
+/// Step rows that one claim adds to a half-made execution at most. What is missing beyond them is
+/// left for the next claim, so that none outlasts its limit.
+const PIECE: usize = 5_000;
 
 /// C3, C4, R, C5. All of `owned` carry one fence and one nonce.
 pub(super) async fn admit(
@@ -176,7 +179,10 @@ async fn decide(
     };
     match intake(&workflow, step_rows, age, &who.supported) {
         Intake::Admit(Admitted { recorded, slots }) => {
-            let slots = complete(session, &lease, &workflow, slots).await?;
+            let Some(slots) = complete(session, &lease, &workflow, slots).await? else {
+                defer(session, who, lease, Deferral::HalfMade, decided);
+                return Ok(());
+            };
             decided.claims.push(Claim::begin(
                 lease,
                 workflow,
@@ -206,19 +212,19 @@ fn defer(
         Deferral::Unknown(_) if since >= who.unknown_after => {
             decided.refused.push((lease, format!("{deferral}, and no newer one has taken it")));
         }
-        Deferral::Unknown(_) | Deferral::HalfMade | Deferral::Locked => {
+        Deferral::Unknown(_) | Deferral::HalfMade | Deferral::Locked | Deferral::Unwritable(_) => {
             decided.deferred.push((lease, deferral, backoff));
         }
     }
 }
 
-/// Inserts the step rows that a half-made execution lacks.
+/// Inserts the step rows that a half-made execution lacks; `None` if it lacks more after that.
 async fn complete(
     session: &mut Session,
     lease: &Lease,
     workflow: &Workflow,
     slots: Vec<Option<StepSlot>>,
-) -> Result<Vec<StepSlot>, Fault> {
+) -> Result<Option<Vec<StepSlot>>, Fault> {
     let mut missing = Vec::new();
     let mut complete = Vec::with_capacity(slots.len());
     for (id, slot) in workflow.ids().zip(slots) {
@@ -233,7 +239,8 @@ async fn complete(
             slot
         }));
     }
-    for chunk in missing.chunks(CHUNK) {
+    let now = &missing[..missing.len().min(PIECE)];
+    for chunk in now.chunks(CHUNK) {
         let sql = format!(
             "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, created_at, \
              updated_at, ow_fence) VALUES {}",
@@ -245,7 +252,7 @@ async fn complete(
         });
         session.matched(insert).await?;
     }
-    Ok(complete)
+    Ok((now.len() == missing.len()).then_some(complete))
 }
 
 /// C5: committed together with the claim, so a start costs no commit of its own.

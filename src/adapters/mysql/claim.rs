@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     admit::{self, AGE, Owned},
+    apart::{self, Fate, Haste},
     draft::Draft,
     eligible::Eligible,
     ending,
@@ -25,7 +26,7 @@ use super::{
     session::{Entrance, Session, fixed, made},
     shared::Shared,
     templates,
-    work::{WORK_LIMIT, Work, run},
+    work::{Work, run},
 };
 use crate::{
     adapters::lane::Lanes,
@@ -39,8 +40,6 @@ use crate::{
 
 /// Executions a transaction at most.
 pub(super) const MOST: usize = 50;
-/// How long a row that cannot even be failed is left alone.
-const POSTPONED: Duration = Duration::from_secs(60);
 
 /// Claims up to `limit` executions, oldest first.
 pub(super) async fn claim(
@@ -52,12 +51,21 @@ pub(super) async fn claim(
     if limit == 0 {
         return Ok(Batch::default());
     }
-    let draft = Draft::default();
-    match transact(lanes, shared, who, limit.min(MOST), None, &draft).await {
-        Err(Fault::Data(text)) if draft.pinned().is_empty() => Err(Fault::Data(text)),
-        Err(Fault::Data(_)) => one_by_one(lanes, shared, who, draft.pinned()).await,
-        result => result,
+    let haste = Haste::begin(who.ttl);
+    if shared.suspects.are_none() {
+        let draft = Draft::default();
+        let within = haste.limit(&Batch::default());
+        match transact(lanes, shared, who, limit.min(MOST), None, within, &draft).await {
+            Err(fault) if !draft.suspects(&fault).is_empty() => {
+                shared.suspects.set(draft.suspects(&fault));
+                if !haste.has_time() {
+                    return Err(fault);
+                }
+            }
+            result => return result,
+        }
     }
+    one_by_one(lanes, shared, who, limit, haste).await
 }
 
 async fn transact(
@@ -66,43 +74,52 @@ async fn transact(
     who: &Claimant,
     limit: usize,
     only: Option<ExecutionId>,
+    within: Duration,
     draft: &Draft,
 ) -> Result<Batch, Fault> {
     let turn = shared.claiming.clone().lock_owned().await;
     let (who, draft) = (who.clone(), draft.clone());
     let work = ClaimWork { who, limit, only, draft: draft.clone(), _turn: turn };
-    match run(lanes, WORK_LIMIT, work).await {
+    match run(lanes, within, work).await {
         Err(fault) => draft.resolve(lanes, fault).await,
         done => done,
     }
 }
 
-/// A value of one row broke a batch: each alone, and the culprit is failed.
+/// One of the suspects has broken a batch: each alone. The culprit is failed or put off, and the
+/// others do not wait for it.
 async fn one_by_one(
     lanes: &Lanes<Entrance>,
     shared: &Shared,
     who: &Claimant,
-    executions: Vec<ExecutionId>,
+    limit: usize,
+    haste: Haste,
 ) -> Result<Batch, Fault> {
     let mut all = Batch::default();
-    for execution in executions {
-        let draft = Draft::default();
-        match transact(lanes, shared, who, 1, Some(execution.clone()), &draft).await {
+    while all.claims.len() < limit && haste.has_time() {
+        let Some(execution) = shared.suspects.take() else { break };
+        let (draft, within) = (Draft::default(), haste.limit(&all));
+        let only = Some(execution.clone());
+        let fault = match transact(lanes, shared, who, 1, only, within, &draft).await {
             Ok(batch) => {
-                all.claims.extend(batch.claims);
-                all.deferred.extend(batch.deferred);
-                all.refused.extend(batch.refused);
+                all.extend(batch);
+                continue;
             }
-            Err(Fault::Data(reason)) => {
-                let reason = format!("the database refused a value of this execution: {reason}");
-                let work = FailWork { execution: execution.clone(), reason: reason.clone() };
-                if let Ok(true) = run(lanes, WORK_LIMIT, work).await {
-                    all.refused.push((execution, reason));
-                }
+            Err(fault) => fault,
+        };
+        let fate = if draft.suspects(&fault).is_empty() || haste.cuts_short(within, &fault) {
+            Err(fault)
+        } else {
+            apart::deal_with(lanes, &execution, &fault).await
+        };
+        match fate {
+            Ok(Fate::Failed(reason)) => all.refused.push((execution, reason)),
+            Ok(Fate::PutOff(why)) => all.deferred.push((execution, Deferral::Unwritable(why))),
+            Err(fault) => {
+                shared.suspects.put_back(execution);
+                // What is claimed already must not be lost over what is not.
+                return if all.claims.is_empty() { Err(fault) } else { Ok(all) };
             }
-            // What is claimed already must not be lost over what is not.
-            Err(_) if !all.claims.is_empty() => return Ok(all),
-            Err(fault) => return Err(fault),
         }
     }
     Ok(all)
@@ -122,6 +139,7 @@ struct ClaimWork {
 #[async_trait]
 impl Work for ClaimWork {
     type Answer = Batch;
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Batch, Fault> {
         self.draft.begin();
@@ -136,6 +154,9 @@ impl Work for ClaimWork {
         if pinned.is_empty() {
             session.rollback().await?;
             return Ok(Batch::default());
+        }
+        if let Some(execution) = &self.only {
+            apart::lock_at_once(session, &facts, execution).await?;
         }
         let (batch, stored) = self.take(session, &facts, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;
@@ -332,37 +353,4 @@ async fn put_back(
         return Err(ending::unexpected(&lease.execution, "put back"));
     }
     Ok(())
-}
-
-/// Fails an execution that broke a claim, without a claim; if even that is refused, puts it off.
-struct FailWork {
-    execution: ExecutionId,
-    reason: String,
-}
-
-#[async_trait]
-impl Work for FailWork {
-    /// Whether it is failed now.
-    type Answer = bool;
-
-    async fn attempt(&mut self, session: &mut Session) -> Result<bool, Fault> {
-        let id = self.execution.as_str();
-        let fail = fixed(
-            "UPDATE workflow_executions SET status='failed', error=?, finished_at=NOW(3), \
-             updated_at=NOW(3), ow_fence=ow_fence+1, ow_owner='', ow_claim='' \
-             WHERE id=? AND status='pending' AND ow_fence < 9000000000000000000",
-        );
-        let fail = fail.bind(rows::beginning(&self.reason, rows::TEXT_BYTES)).bind(id);
-        match session.matched_alone(fail).await {
-            Ok(matched) => return Ok(matched == 1),
-            Err(Fault::Data(_)) => {}
-            Err(fault) => return Err(fault),
-        }
-        let put_off = fixed(
-            "UPDATE workflow_executions SET ow_not_before=NOW(3)+INTERVAL ? MICROSECOND \
-             WHERE id=? AND status='pending'",
-        );
-        session.matched_alone(put_off.bind(locks::micros(POSTPONED)).bind(id)).await?;
-        Ok(false)
-    }
 }

@@ -47,14 +47,16 @@ impl Draft {
         self.state().pinned = executions;
     }
 
-    /// The rows that were in the last transaction.
-    pub fn pinned(&self) -> Vec<ExecutionId> {
-        self.state().pinned.clone()
+    /// The rows of the last transaction, if one of them may have broken it with `fault`: none once
+    /// its commit was begun.
+    pub fn suspects(&self, fault: &Fault) -> Vec<ExecutionId> {
+        let pinned = self.state().pinned.clone();
+        if fault.may_be_a_rows() { pinned } else { Vec::new() }
     }
 
     /// Commits what made `batch`, and returns it.
     pub async fn commit(&self, session: &mut Session, batch: Batch) -> Result<Batch, Fault> {
-        self.state().committing = Some((batch, session.as_ended()));
+        *self.state() = State { pinned: Vec::new(), committing: Some((batch, session.as_ended())) };
         let committed = session.commit().await;
         let mut state = self.state();
         match committed {

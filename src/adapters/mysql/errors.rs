@@ -19,7 +19,7 @@ pub(super) enum Fault {
     /// The server has rolled the transaction back (1213, 1020): do it again.
     #[error("{0}")]
     RolledBack(String),
-    /// A lock was not free in time (1205, 1969); the transaction is still open.
+    /// A lock was not free in time (1205, 1969), or at once (3572); the transaction is still open.
     #[error("{0}")]
     LockWait(String),
     /// The connection is gone and nothing was committed on it.
@@ -67,6 +67,27 @@ impl Fault {
         matches!(self, Self::RolledBack(_) | Self::LockWait(_))
     }
 
+    /// Whether it may come from one row of several, so that the others are worth a try without it.
+    /// What the server is or lacks is no row's fault.
+    pub fn may_be_a_rows(&self) -> bool {
+        match self {
+            Self::RolledBack(_)
+            | Self::LockWait(_)
+            | Self::Disconnected(_)
+            | Self::Data(_)
+            | Self::Duplicate(_)
+            | Self::Unexpected(_) => true,
+            Self::Unknown(_)
+            | Self::ReadOnly(_)
+            | Self::Busy(_)
+            | Self::NotReady(_)
+            | Self::NotMigrated
+            | Self::TooNew { .. }
+            | Self::PrimaryChanged
+            | Self::Unsettled => false,
+        }
+    }
+
     /// The same fault, told with what was being done.
     pub fn during(self, what: &str) -> Self {
         match self {
@@ -111,7 +132,7 @@ fn of_number(number: u16, message: &str) -> Fault {
     let text = format!("{message} (error {number})");
     match number {
         1213 | 1020 => Fault::RolledBack(text),
-        1205 | 1969 => Fault::LockWait(text),
+        1205 | 1969 | 3572 => Fault::LockWait(text),
         1290 | 1792 | 1836 => Fault::ReadOnly(format!("the server takes no writes: {text}")),
         1053 | 1152 | 1158..=1161 | 1317 | 1927 | 2006 | 2013 | 3169 | 4031 => {
             Fault::Disconnected(text)
@@ -192,7 +213,7 @@ mod tests {
             }
         };
         means(&[1213, 1020], |f| matches!(f, Fault::RolledBack(_)) && f.is_passing());
-        means(&[1205, 1969], |f| matches!(f, Fault::LockWait(_)) && f.is_passing());
+        means(&[1205, 1969, 3572], |f| matches!(f, Fault::LockWait(_)) && f.is_passing());
         means(&[1290, 1836], |f| matches!(f, Fault::ReadOnly(_)) && f.costs_the_connection());
         means(&[2006, 2013, 1053, 1317, 4031], |f| {
             f.costs_the_connection() && matches!(f.clone().while_committing(), Fault::Unknown(_))

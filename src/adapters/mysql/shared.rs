@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{facts::Facts, session::Unfinished};
+use super::{apart::Suspects, facts::Facts, session::Unfinished};
 use crate::{
     adapters::plans::Plans,
     domain::{
@@ -27,6 +27,10 @@ pub(super) struct Shared {
     pub unfinished: Unfinished,
     /// One claim at a time: several of one process would only meet each other's rows.
     pub claiming: Arc<tokio::sync::Mutex<()>>,
+    /// Of a batch of claims that broke.
+    pub suspects: Suspects,
+    /// Of a batch of takeovers that broke.
+    pub held_suspects: Suspects,
     facts: Mutex<Option<Arc<Facts>>>,
     primary: Mutex<Option<(String, Instant)>>,
     stored: Mutex<HashSet<PlanHash>>,
@@ -44,6 +48,8 @@ impl Shared {
             plans: Plans::default(),
             unfinished: Unfinished::default(),
             claiming: Arc::default(),
+            suspects: Suspects::default(),
+            held_suspects: Suspects::default(),
             facts: Mutex::default(),
             primary: Mutex::default(),
             stored: Mutex::default(),

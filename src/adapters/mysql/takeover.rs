@@ -3,7 +3,10 @@
 //! **Invariant:** what is taken is exactly what was watched: the row carries the fence and the owner
 //! seen, its lock row the beat seen. A taken-over execution never becomes `pending` again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -11,21 +14,18 @@ use uuid::Uuid;
 
 use super::{
     admit::{self, AGE, Owned},
-    claim::MOST,
+    apart,
     draft::Draft,
     ending,
     errors::Fault,
     facts,
     locks::{self, Taking},
     rows,
-    session::{Entrance, Session, fixed, made},
-    shared::Shared,
+    session::{Session, fixed, made},
     templates::{self, Recipe},
-    tidy::{self, FailHeld},
-    work::{WORK_LIMIT, Work, run},
+    work::Work,
 };
 use crate::{
-    adapters::lane::Lanes,
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
@@ -35,81 +35,9 @@ use crate::{
     ports::executions::{Batch, ClaimKind, Claimant},
 };
 
-/// Takes over what is still as seen; tidies what was cancelled.
-pub(super) async fn take_over(
-    lanes: &Lanes<Entrance>,
-    shared: &Shared,
-    who: &Claimant,
-    due: &[TakeOver],
-) -> Result<Batch, Fault> {
-    let (cancelled, running): (Vec<&TakeOver>, Vec<&TakeOver>) =
-        due.iter().partition(|one| one.seen.cancelled);
-    let running: Vec<TakeOver> = running
-        .into_iter()
-        .filter(|one| !shared.is_left_alone(&one.seen.execution))
-        .cloned()
-        .collect();
-    let mut all = Batch::default();
-    for chunk in running.chunks(MOST) {
-        let taken = match transact(lanes, who, chunk.to_vec()).await {
-            Err(Fault::Data(_)) => one_by_one(lanes, who, chunk).await,
-            result => result,
-        };
-        match taken {
-            Ok(batch) => merge(&mut all, batch),
-            // What is taken already must not be lost over what is not.
-            Err(_) if !all.claims.is_empty() => return Ok(all),
-            Err(fault) => return Err(fault),
-        }
-    }
-    match tidy::tidy(lanes, cancelled.into_iter().cloned().collect()).await {
-        Err(fault) if all.claims.is_empty() => Err(fault),
-        Ok(()) | Err(_) => Ok(all),
-    }
-}
+mod round;
 
-fn merge(all: &mut Batch, batch: Batch) {
-    all.claims.extend(batch.claims);
-    all.deferred.extend(batch.deferred);
-    all.refused.extend(batch.refused);
-}
-
-async fn transact(
-    lanes: &Lanes<Entrance>,
-    who: &Claimant,
-    due: Vec<TakeOver>,
-) -> Result<Batch, Fault> {
-    let draft = Draft::default();
-    let work = TakeOverWork { who: who.clone(), due, draft: draft.clone() };
-    match run(lanes, WORK_LIMIT, work).await {
-        Err(fault) => draft.resolve(lanes, fault).await,
-        done => done,
-    }
-}
-
-/// A value of one row broke a batch: each alone, and the culprit is failed.
-async fn one_by_one(
-    lanes: &Lanes<Entrance>,
-    who: &Claimant,
-    due: &[TakeOver],
-) -> Result<Batch, Fault> {
-    let mut all = Batch::default();
-    for one in due {
-        match transact(lanes, who, vec![one.clone()]).await {
-            Ok(batch) => merge(&mut all, batch),
-            Err(Fault::Data(reason)) => {
-                let reason = format!("the database refused a value of this execution: {reason}");
-                let work = FailHeld { seen: one.seen.clone(), reason: reason.clone() };
-                if let Ok(true) = run(lanes, WORK_LIMIT, work).await {
-                    all.refused.push((one.seen.execution.clone(), reason));
-                }
-            }
-            Err(_) if !all.claims.is_empty() => return Ok(all),
-            Err(fault) => return Err(fault),
-        }
-    }
-    Ok(all)
-}
+pub(super) use round::take_over;
 
 /// The owner column as it was seen.
 pub(super) fn owner_seen(seen: &Held) -> &str {
@@ -137,7 +65,7 @@ struct Pinned {
     template: Option<TemplateId>,
     plan: Option<PlanHash>,
     unclean: u32,
-    age: std::time::Duration,
+    age: Duration,
     /// The smallest fence that this row may get.
     fence: Fence,
 }
@@ -145,14 +73,19 @@ struct Pinned {
 #[async_trait]
 impl Work for TakeOverWork {
     type Answer = Batch;
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Batch, Fault> {
         self.draft.begin();
         // Refuses tables that this version does not know.
-        facts::of(session).await?;
+        let facts = facts::of(session).await?;
         session.begin().await?;
         facts::settled_primary(session).await?;
         let pinned = self.pin(session).await?;
+        self.draft.pin(pinned.keys().cloned().collect());
+        if let ([one], false) = (&self.due[..], pinned.is_empty()) {
+            apart::lock_at_once(session, &facts, &one.seen.execution).await?;
+        }
         let (batch, backoffs, stored) = self.take(session, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;
         let shared = &session.shared;
@@ -171,7 +104,7 @@ impl Work for TakeOverWork {
 }
 
 /// Executions that were not admitted, and for how long each is left alone.
-type Backoffs = Vec<(ExecutionId, std::time::Duration)>;
+type Backoffs = Vec<(ExecutionId, Duration)>;
 
 impl TakeOverWork {
     /// Locks those rows that are still as seen; others are somebody's business by now.

@@ -6,12 +6,14 @@
 use async_trait::async_trait;
 
 use super::{
+    apart::{Haste, UNWRITABLE},
     ending::{self, ALL, CANCELLED},
     errors::Fault,
     facts,
     locks::{self, Taking},
     rows,
     session::{Entrance, Session, fixed},
+    shared::Shared,
     takeover::{lock_seen, owner_seen},
     work::{WORK_LIMIT, Work, run},
 };
@@ -27,10 +29,24 @@ use crate::{
 /// How long a tombstone stands.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Ends what remains of cancelled executions, one transaction each: they are few.
-pub(super) async fn tidy(lanes: &Lanes<Entrance>, cancelled: Vec<TakeOver>) -> Result<(), Fault> {
+/// Ends what remains of cancelled executions, one transaction each: they are few. One that cannot be
+/// ended now is left alone for a while.
+pub(super) async fn tidy(
+    lanes: &Lanes<Entrance>,
+    shared: &Shared,
+    cancelled: Vec<TakeOver>,
+    haste: Haste,
+) -> Result<(), Fault> {
     for one in cancelled {
-        run(lanes, WORK_LIMIT, TidyWork { one }).await?;
+        if !haste.has_time() {
+            break;
+        }
+        let execution = one.seen.execution.clone();
+        match run(lanes, WORK_LIMIT, TidyWork { one }).await {
+            Ok(()) => {}
+            Err(fault) if fault.may_be_a_rows() => shared.leave_alone(execution, UNWRITABLE),
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(())
 }
@@ -42,6 +58,7 @@ struct TidyWork {
 #[async_trait]
 impl Work for TidyWork {
     type Answer = ();
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<(), Fault> {
         session.begin().await?;

@@ -18,6 +18,9 @@ use crate::adapters::lane::Lanes;
 #[async_trait]
 pub(super) trait Work: Send + 'static {
     type Answer: Send + 'static;
+    /// Whether it is tried again where a lock was not free in time. Work on many rows is not: its
+    /// caller does without those that are locked.
+    const PATIENT: bool = true;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault>;
 }
@@ -57,7 +60,8 @@ async fn carry_out<W: Work>(
             // What was learnt about the tables may be out of date.
             session.shared.learn_facts(None);
         }
-        if !fault.is_passing() || began.elapsed() >= retry_for {
+        let waits = W::PATIENT || !matches!(fault, Fault::LockWait(_));
+        if !fault.is_passing() || !waits || began.elapsed() >= retry_for {
             return Ok(Err(fault));
         }
         sleep(JITTER.mul_f64(rand::random())).await;

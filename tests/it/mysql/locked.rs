@@ -1,0 +1,178 @@
+//! What a client does to the fleet that keeps rows locked, for as long as it likes: nothing but to the
+//! executions whose rows they are.
+
+use std::time::Duration;
+
+use orchestrator_worker::{
+    adapters::mysql::MySqlStore,
+    domain::{
+        id::ExecutionId,
+        intake::Deferral,
+        recovery::{Cause, TakeOver},
+    },
+    ports::{
+        control::Control,
+        executions::{Batch, Claim, Claimant, ExecutionStore, HandBack},
+    },
+};
+use tokio::time::Instant;
+
+use super::{Database, Server};
+use crate::contract::{Subject, world::*};
+
+/// Nothing that waits for a lock ends so soon: the store's own waits last two seconds.
+const WITHOUT_WAITING: Duration = Duration::from_millis(1_900);
+
+/// `count` executions of a chain of two, oldest first.
+async fn submitted<S: Server>(world: &World<Database<S>>, count: usize) -> Vec<ExecutionId> {
+    let template = world.apply(&workflow("w", chain(&["one", "two"]))).await;
+    let mut ids = Vec::new();
+    for place in 0..count {
+        let id = world.submit(&template).await;
+        let created = format!("created_at=NOW(3) - INTERVAL {} SECOND", 1_000 - place);
+        world.edit(&id, &created).await;
+        ids.push(id);
+    }
+    ids
+}
+
+/// A statement that edits the last step row of an execution, and locks it.
+fn edit_of_a_step(id: &ExecutionId) -> String {
+    format!(
+        "UPDATE workflow_step_executions SET output='edited' WHERE execution_id='{id}' AND \
+         step_id='{}'",
+        step_id("two")
+    )
+}
+
+fn taken(batch: &Batch) -> Vec<ExecutionId> {
+    batch.claims.iter().map(|claim| claim.lease.execution.clone()).collect()
+}
+
+/// What was put off because its rows could not be written.
+fn put_off(batch: &Batch) -> Vec<ExecutionId> {
+    let unwritable = |(id, why): &(ExecutionId, Deferral)| match why {
+        Deferral::Unwritable(_) => Some(id.clone()),
+        _ => None,
+    };
+    batch.deferred.iter().filter_map(unwritable).collect()
+}
+
+async fn claim(store: &MySqlStore, who: &Claimant) -> (Batch, Duration) {
+    let began = Instant::now();
+    (store.claim(who, 50).await.expect("a claim"), began.elapsed())
+}
+
+pub async fn one_locked_step_row_keeps_no_other_execution_from_being_claimed<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let ids = submitted(&world, 7).await;
+    let client = world.subject.open_transaction(&[edit_of_a_step(&ids[0])]).await;
+
+    let batch = world.a.claim(&who("a"), 5).await.expect("a claim");
+    assert_eq!(taken(&batch), ids[1..5]);
+    assert_eq!(put_off(&batch), ids[..1]);
+    assert_eq!(world.status(&ids[0]).await, "pending");
+    assert_eq!(world.lock(&ids[0], "owner").await, None);
+
+    // Nobody meets it again for a while, this process or another.
+    for (store, name, id) in [(&world.a, "a", &ids[5]), (&world.b, "b", &ids[6])] {
+        let began = Instant::now();
+        let batch = store.claim(&who(name), 1).await.expect("a claim");
+        assert_eq!(taken(&batch), std::slice::from_ref(id));
+        assert!(began.elapsed() < WITHOUT_WAITING, "{:?}", began.elapsed());
+    }
+    drop(client);
+    world.pass(Duration::from_secs(60)).await;
+    assert_eq!(claim_one(&world.b, "b").await.lease.execution, ids[0]);
+}
+
+pub async fn a_short_lease_is_not_used_up_by_waiting_for_locks<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let ids = submitted(&world, 4).await;
+    let _client = world.subject.open_transaction(&[edit_of_a_step(&ids[1])]).await;
+    let mut hasty = who("a");
+    hasty.ttl = Duration::from_secs(8);
+
+    // The first call has waited for so long that it brings nothing; what it learnt is not lost.
+    let began = Instant::now();
+    let first = world.a.claim(&hasty, 50).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(first.is_err(), "{first:?}");
+    let (batch, took) = claim(&world.a, &hasty).await;
+    assert_eq!(taken(&batch), [ids[0].clone(), ids[2].clone(), ids[3].clone()]);
+    assert_eq!(put_off(&batch), [ids[1].clone()]);
+    assert!(took < WITHOUT_WAITING, "{took:?}");
+}
+
+pub async fn many_locked_executions_are_put_off_within_one_call<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let ids = submitted(&world, 50).await;
+    let edits: Vec<String> = ids[..40].iter().map(edit_of_a_step).collect();
+    let _client = world.subject.open_transaction(&edits).await;
+    let (batch, took) = claim(&world.a, &who("a")).await;
+    assert_eq!(taken(&batch), ids[40..]);
+    assert_eq!(put_off(&batch), ids[..40]);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+pub async fn one_locked_step_row_keeps_no_other_execution_from_being_taken_over<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let ids = submitted(&world, 4).await;
+    let claims: Vec<Claim> = world.a.claim(&who("a"), 50).await.expect("a claim").claims;
+    let returns: Vec<HandBack> = claims
+        .into_iter()
+        .map(|claim| HandBack { lease: claim.lease, drained: Vec::new() })
+        .collect();
+    assert!(world.a.hand_back(&returns).await.iter().all(Result::is_ok));
+    world.b.cancel(&ids[3]).await.expect("it is cancelled");
+    let client = world.subject.open_transaction(&[edit_of_a_step(&ids[0])]).await;
+
+    let due = |survey: Vec<_>| -> Vec<TakeOver> {
+        survey.into_iter().map(|seen| TakeOver { seen, cause: Cause::Released }).collect()
+    };
+    let seen = due(world.b.survey().await.expect("a survey"));
+    let batch = world.b.take_over(&who("b"), &seen).await.expect("a takeover");
+    let mut got = taken(&batch);
+    got.sort();
+    let mut expected = ids[1..3].to_vec();
+    expected.sort();
+    assert_eq!(got, expected);
+    assert_eq!(put_off(&batch), ids[..1]);
+    assert_eq!(world.steps(&ids[3], &["one", "two"]).await, ["failed", "skipped"], "tidied");
+
+    let left = world.held(&ids[0]).await.expect("it is still free");
+    let again = [TakeOver { seen: left, cause: Cause::Released }];
+    let began = Instant::now();
+    assert!(is_nothing(&world.b.take_over(&who("b"), &again).await.expect("nothing")));
+    assert!(began.elapsed() < WITHOUT_WAITING, "{:?}", began.elapsed());
+    drop(client);
+    let batch = world.a.take_over(&who("a"), &again).await.expect("a takeover");
+    assert_eq!(only(batch).lease.execution, ids[0]);
+}
+
+pub async fn a_half_made_execution_is_completed_in_pieces<S: Server>() {
+    const STEPS: usize = 6_000;
+    let world = World::<Database<S>>::new().await;
+    let names: Vec<String> = (0..STEPS).map(|n| format!("s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let template = world.apply(&workflow("w", fan(&names))).await;
+    let id = world.submit(&template).await;
+    world.subject.exec("DELETE FROM workflow_step_executions").await;
+    world.pass(HOUR).await;
+
+    let count = "SELECT COUNT(*) FROM workflow_step_executions";
+    let batch = world.a.claim(&who("a"), 1).await.expect("a claim");
+    assert_eq!(batch.deferred, [(id.clone(), Deferral::HalfMade)]);
+    assert_eq!(world.subject.one(count).await.as_deref(), Some("5000"));
+    assert_eq!(world.status(&id).await, "pending");
+
+    world.pass(HOUR).await;
+    let claim = claim_one(&world.b, "b").await;
+    assert_eq!(claim.slots.len(), STEPS);
+    assert_eq!(world.subject.one(count).await, Some(STEPS.to_string()));
+    let foreign = format!(
+        "SELECT COUNT(*) FROM workflow_step_executions WHERE ow_fence <> {}",
+        claim.lease.fence
+    );
+    assert_eq!(world.subject.one(&foreign).await.as_deref(), Some("0"), "all are stamped");
+}
