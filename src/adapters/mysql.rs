@@ -135,12 +135,12 @@ impl MySqlStore {
             ..LanesSettings::new("work", settings.work_lanes)
         };
         let store = Self {
-            leases: Lanes::start(entrance.clone(), leases),
+            leases: Lanes::start(Entrance { purpose: Purpose::Lease, ..entrance.clone() }, leases),
             work: Lanes::start(entrance.clone(), work),
             entrance,
             shared,
         };
-        work::run(&store.work, work::LEASE_LIMIT, Connect).await?;
+        work::run(&store.work, work::CONNECT_LIMIT, Connect).await?;
         Ok(store)
     }
 }
@@ -185,7 +185,7 @@ impl ExecutionStore for MySqlStore {
         beat: Beat,
         leases: &[Lease],
     ) -> Result<Vec<Renewal>, StoreError> {
-        Ok(renew::renew(&self.leases, ttl, beat, leases).await?)
+        Ok(renew::renew(&self.leases, &self.shared, ttl, beat, leases).await?)
     }
 
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {

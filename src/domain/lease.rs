@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use super::id::{ExecutionId, Fence, Nonce, Owner};
+use super::{
+    execution::ExecutionState,
+    id::{ExecutionId, Fence, Nonce, Owner},
+};
 
 /// A claim on one execution, as written on its rows. Every write carries fence and nonce.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +25,44 @@ pub enum Renewal {
     Held,
     /// Held, and somebody set the execution to `cancelled`.
     Cancelled,
+    /// Somebody keeps its rows locked: it was neither renewed nor is it lost.
+    Unanswered,
+    /// We have ended the execution, or handed it back, since we asked.
+    Ended,
     /// No longer ours: stop, write nothing more.
     Lost,
+}
+
+/// What the row of an execution says about who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    pub status: String,
+    pub fence: Fence,
+    pub nonce: String,
+    /// The owner column.
+    pub by: String,
+}
+
+impl Lease {
+    /// How the lease stands by its execution's row alone; `None` if there is no such row.
+    ///
+    /// Only the claim that a row carries changes its owner column, so if that is no longer ours
+    /// while the claim is, we have let go of the execution ourselves (or, of a cancelled one, a
+    /// watcher has after our time).
+    pub fn standing(&self, row: Option<&Holding>) -> Renewal {
+        let Some(row) = row else { return Renewal::Lost };
+        if row.fence != self.fence || row.nonce != self.nonce.as_str() {
+            return Renewal::Lost;
+        }
+        let is_ours = row.by == self.owner.as_str();
+        match (ExecutionState::parse(&row.status), is_ours) {
+            (Ok(ExecutionState::Running), true) => Renewal::Held,
+            (Ok(ExecutionState::Cancelled), true) => Renewal::Cancelled,
+            (Ok(ExecutionState::Running), false) => Renewal::Ended,
+            (Ok(state), false) if state.is_final() => Renewal::Ended,
+            (Ok(_) | Err(_), _) => Renewal::Lost,
+        }
+    }
 }
 
 /// A reading of `CLOCK_BOOTTIME`: time since boot, sleep included. Monotonic, never set.
@@ -123,6 +162,40 @@ mod tests {
         let terms = LeaseTerms::try_new(secs(30), secs(5)).expect("the defaults");
         let sent = BootTime::since_boot(secs(100));
         assert_eq!(terms.local_deadline(sent).since(sent), Duration::from_millis(25_970));
+    }
+
+    #[test]
+    fn what_we_have_let_go_of_ourselves_is_ended_and_all_else_that_is_not_ours_is_lost() {
+        let lease = Lease {
+            execution: "e".into(),
+            owner: Owner::try_new("a").expect("a name"),
+            fence: Fence(7),
+            nonce: "n".into(),
+        };
+        for (status, fence, nonce, by, expected) in [
+            ("running", 7, "n", "a", Renewal::Held),
+            ("cancelled", 7, "n", "a", Renewal::Cancelled),
+            ("running", 7, "n", "~released", Renewal::Ended),
+            ("success", 7, "n", "", Renewal::Ended),
+            ("failed", 7, "n", "", Renewal::Ended),
+            ("cancelled", 7, "n", "", Renewal::Ended),
+            // Somebody else ended it under our hands.
+            ("success", 7, "n", "a", Renewal::Lost),
+            ("running", 8, "n", "a", Renewal::Lost),
+            ("running", 7, "m", "a", Renewal::Lost),
+            ("failed", 8, "", "", Renewal::Lost),
+            ("pending", 7, "n", "", Renewal::Lost),
+            ("nonsense", 7, "n", "a", Renewal::Lost),
+        ] {
+            let holding = Holding {
+                status: status.into(),
+                fence: Fence(fence),
+                nonce: nonce.into(),
+                by: by.into(),
+            };
+            assert_eq!(lease.standing(Some(&holding)), expected, "{holding:?}");
+        }
+        assert_eq!(lease.standing(None), Renewal::Lost);
     }
 
     #[test]

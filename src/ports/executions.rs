@@ -26,7 +26,8 @@ pub trait ExecutionStore: Send + Sync + 'static {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError>;
 
     /// Renews all leases in one statement; one answer a lease, in their order. A lock row that is
-    /// missing while its execution still carries the lease is re-asserted.
+    /// missing while its execution still carries the lease is re-asserted. Rows that somebody keeps
+    /// locked leave their own leases [`Renewal::Unanswered`], and no other.
     async fn renew(
         &self,
         ttl: Duration,

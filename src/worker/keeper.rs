@@ -1,7 +1,7 @@
 //! Renews all leases of this process in one statement, and hears of cancellations by the way.
 //!
 //! **Invariant:** a deadline is counted from before the renewal was sent, and grows only when the
-//! store said that the lease is held.
+//! store said that the lease is held; a lease is lost only when the store said so.
 
 use std::{
     sync::{
@@ -26,8 +26,10 @@ use crate::{
     ports::executions::ExecutionStore,
 };
 
-/// Between tries of a renewal that failed.
+/// Between tries of a renewal that failed, at most.
 const RETRY: Duration = Duration::from_secs(1);
+/// Of a short lease the pause is this part of its time: one lost renewal must not lose it.
+const RETRY_PART: u32 = 30;
 
 /// Renews until it is stopped.
 pub struct Keeper {
@@ -97,7 +99,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(RETRY) => {}
+                () = sleep(RETRY.min(self.terms.ttl() / RETRY_PART)) => {}
             }
         }
     }
@@ -106,6 +108,8 @@ impl Keeper {
         let result = match answer {
             Renewal::Held => "held",
             Renewal::Cancelled => "cancelled",
+            Renewal::Unanswered => "unanswered",
+            Renewal::Ended => "ended",
             Renewal::Lost => "lost",
         };
         self.instruments.lease_renew.get_or_create(&ByResult { result }).inc();
@@ -115,6 +119,13 @@ impl Keeper {
                 standing.extend(self.terms.local_deadline(sent));
                 standing.cancelled().cancel();
             }
+            Renewal::Unanswered => {
+                warn!(event = "lease.unanswered", execution.id = %standing.lease.execution,
+                    lease.fence = standing.lease.fence.0,
+                    "a client keeps the rows of this lease locked: it was not renewed this time");
+            }
+            // Its driver knows, and the lease is about to be forgotten.
+            Renewal::Ended => {}
             Renewal::Lost => {
                 if standing.lose() {
                     self.instruments.lease_lost.get_or_create(&ByReason { reason: "taken" }).inc();

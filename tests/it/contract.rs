@@ -13,6 +13,7 @@ use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 mod claim;
 mod eligible;
 mod explain;
+mod hostile;
 mod retention;
 pub mod sqlite;
 mod steer;
@@ -85,6 +86,9 @@ macro_rules! contract {
                 retention {
                     what_ended_long_ago_is_deleted_with_all_that_belongs_to_it
                     what_has_not_ended_or_not_long_ago_is_kept
+                }
+                hostile {
+                    what_we_let_go_of_ourselves_is_never_reported_as_lost
                 }
                 steer {
                     a_pending_execution_is_cancelled_with_its_steps

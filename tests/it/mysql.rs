@@ -16,6 +16,7 @@ use crate::contract::Subject;
 mod backlog;
 mod locked;
 mod network;
+mod renewal;
 
 /// One of the servers.
 pub trait Server: Send + Sync + 'static {
@@ -219,6 +220,12 @@ on_both! {
         an_advance_that_went_unanswered_is_sent_again
         the_locks_of_a_silent_connection_stand_in_nobodys_way
         no_acknowledged_write_is_lost_over_callers_that_stop_waiting
+        a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another
+    }
+    renewal {
+        one_locked_lock_row_costs_no_other_lease
+        a_gone_lock_row_whose_execution_is_locked_costs_no_other_lease
+        a_gone_lock_row_that_cannot_be_put_back_costs_no_other_lease
     }
 }
 

@@ -1,10 +1,15 @@
 //! Renewals: all leases of a process in one statement, and what is done about those that it missed.
 //!
-//! **Invariant:** a lease is lost only if its rows say so; a lock row that is merely gone, while its
-//! execution still carries the lease, is put back. There is no test of the expiry, on purpose: with
-//! one, a single jump of the database's clock would lose every lease.
+//! **Invariant:** a lease is lost only if its rows say so, and rows that somebody keeps locked cost no
+//! lease but their own; a lock row that is merely gone, while its execution still carries the lease,
+//! is put back. There is no test of the expiry, on purpose: with one, a single jump of the database's
+//! clock would lose every lease.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -14,14 +19,15 @@ use super::{
     facts::{self, Facts},
     locks::{self, Taking},
     rows,
-    session::{Entrance, Session, made},
-    work::{LEASE_LIMIT, Work, run},
+    session::{Entrance, Session, Sql, made},
+    shared::Shared,
+    work::{Work, lease_limit, run},
 };
 use crate::{
     adapters::lane::Lanes,
     domain::{
-        id::{Beat, ExecutionId, LockKey, Owner},
-        lease::{Lease, Renewal},
+        id::{Beat, ExecutionId, FINISHED, Fence, LockKey, Owner, RELEASED},
+        lease::{Holding, Lease, Renewal},
     },
 };
 
@@ -31,6 +37,7 @@ const CHUNK: usize = 1_000;
 /// One answer a lease, in their order.
 pub(super) async fn renew(
     lanes: &Lanes<Entrance>,
+    shared: &Shared,
     ttl: Duration,
     beat: Beat,
     leases: &[Lease],
@@ -38,16 +45,33 @@ pub(super) async fn renew(
     // The keys of one statement stand in their order, and have one owner.
     let mut sorted: Vec<Lease> = leases.to_vec();
     sorted.sort_by(|a, b| (a.owner.as_str(), &a.execution).cmp(&(b.owner.as_str(), &b.execution)));
-    let mut answers: BTreeMap<(ExecutionId, u64), Renewal> = BTreeMap::new();
+    // A lock is waited for once and not at every renewal.
+    let around = shared.renewals_wait.swap(true, Ordering::Relaxed);
+    let mut answers: BTreeMap<(ExecutionId, Fence), Renewal> = BTreeMap::new();
+    let mut gone = Vec::new();
     for of_one_owner in sorted.chunk_by(|a, b| a.owner == b.owner) {
         for chunk in of_one_owner.chunks(CHUNK) {
-            let work = RenewWork { ttl, beat, leases: chunk.to_vec() };
-            let found = run(lanes, LEASE_LIMIT, work).await?;
-            let keys = chunk.iter().map(|lease| (lease.execution.clone(), lease.fence.0));
-            answers.extend(keys.zip(found));
+            let work = RenewWork { ttl, beat, leases: chunk.to_vec(), around };
+            let found = run(lanes, lease_limit(ttl), work).await?;
+            for (lease, found) in chunk.iter().zip(found) {
+                let answer = found.unwrap_or_else(|| {
+                    gone.push(lease.clone());
+                    Renewal::Unanswered
+                });
+                answers.insert((lease.execution.clone(), lease.fence), answer);
+            }
         }
     }
-    let answer = |lease: &Lease| answers[&(lease.execution.clone(), lease.fence.0)];
+    for chunk in gone.chunks(CHUNK) {
+        let work = PutBackWork { ttl, beat, leases: chunk.to_vec() };
+        // What was renewed stays renewed, whatever becomes of these.
+        let Ok(found) = run(lanes, lease_limit(ttl), work).await else { continue };
+        let keys = chunk.iter().map(|lease| (lease.execution.clone(), lease.fence));
+        answers.extend(keys.zip(found));
+    }
+    let is_unanswered = answers.values().any(|answer| *answer == Renewal::Unanswered);
+    shared.renewals_wait.store(is_unanswered, Ordering::Relaxed);
+    let answer = |lease: &Lease| answers[&(lease.execution.clone(), lease.fence)];
     Ok(leases.iter().map(answer).collect())
 }
 
@@ -56,23 +80,66 @@ struct RenewWork {
     beat: Beat,
     /// Of one owner, sorted by execution.
     leases: Vec<Lease>,
+    /// Leaves out what is locked from the beginning.
+    around: bool,
+}
+
+/// Which lock rows were extended.
+enum Extended {
+    All,
+    /// All that are there and ours.
+    Ours,
+    /// Of those, the ones that nobody kept locked.
+    Free(BTreeSet<LockKey>),
 }
 
 #[async_trait]
 impl Work for RenewWork {
-    type Answer = Vec<Renewal>;
+    /// `None` for a lease whose lock row is gone.
+    type Answer = Vec<Option<Renewal>>;
+    const PATIENT: bool = false;
 
-    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<Renewal>, Fault> {
+    async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault> {
         let facts = facts::of(session).await?;
-        let matched = self.extend(session, &facts).await?;
-        let all: Vec<&Lease> = self.leases.iter().collect();
-        let executions = read(session, &all, "").await?;
-        let mut answers = self.leases.iter().map(|lease| standing(&executions, lease)).collect();
-        if matched != self.leases.len() as u64 {
-            self.mend(session, &facts, &mut answers).await?;
-        }
-        Ok(answers)
+        let extended = self.extend(session, &facts).await?;
+        let executions = read(session, &self.leases, "").await?;
+        let standing = self.leases.iter().map(|it| it.standing(executions.get(&it.execution)));
+        let rows = match extended {
+            Extended::All => return Ok(standing.map(Some).collect()),
+            Extended::Ours | Extended::Free(_) => self.lock_rows(session, &facts).await?,
+        };
+        let answer = |(lease, standing): (&Lease, Renewal)| match standing {
+            Renewal::Held | Renewal::Cancelled => {
+                by_lock_row(lease, rows.get(&key_of(lease)), &extended, standing)
+            }
+            Renewal::Unanswered | Renewal::Ended | Renewal::Lost => Some(standing),
+        };
+        Ok(self.leases.iter().zip(standing).map(answer).collect())
     }
+}
+
+fn key_of(lease: &Lease) -> LockKey {
+    LockKey::of_execution(&lease.execution)
+}
+
+/// How a lease stands by its lock row too; `None` if there is none.
+fn by_lock_row(
+    lease: &Lease,
+    row: Option<&(String, Fence)>,
+    extended: &Extended,
+    standing: Renewal,
+) -> Option<Renewal> {
+    let (owner, fence) = row?;
+    let is_under_ours = *fence == lease.fence;
+    Some(match (owner.as_str(), extended) {
+        (owner, Extended::Free(free)) if is_under_ours && owner == lease.owner.as_str() => {
+            if free.contains(&key_of(lease)) { standing } else { Renewal::Unanswered }
+        }
+        (owner, _) if is_under_ours && owner == lease.owner.as_str() => standing,
+        // Our own mark: the execution was let go of after its row was read.
+        (FINISHED | RELEASED, _) if is_under_ours => Renewal::Ended,
+        _ => Renewal::Lost,
+    })
 }
 
 impl RenewWork {
@@ -80,84 +147,132 @@ impl RenewWork {
         &self.leases[0].owner
     }
 
-    /// A statement and commit of its own. Returns how many lock rows were extended.
-    async fn extend(&self, session: &mut Session, facts: &Facts) -> Result<u64, Fault> {
+    /// One statement for all; where that meets a lock, two for those that are free.
+    async fn extend(&self, session: &mut Session, facts: &Facts) -> Result<Extended, Fault> {
+        let all: Vec<&Lease> = self.leases.iter().collect();
+        if !self.around {
+            match session.matched_alone(self.update(facts, &all)).await {
+                Ok(matched) if matched == all.len() as u64 => return Ok(Extended::All),
+                Ok(_) => return Ok(Extended::Ours),
+                Err(Fault::LockWait(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        self.extend_free(session, facts).await
+    }
+
+    async fn extend_free(&self, session: &mut Session, facts: &Facts) -> Result<Extended, Fault> {
+        session.begin().await?;
+        let sql = format!(
+            "SELECT lock_key FROM distributed_locks FORCE INDEX ({}) WHERE owner=? AND ({}) \
+             ORDER BY lock_key FOR UPDATE SKIP LOCKED",
+            facts.lock_key_index,
+            key_and_fence(self.leases.len())
+        );
+        let all = self.leases.iter().collect::<Vec<_>>();
+        let ask = bind_keys(made(sql).bind(self.owner().as_str()), &all);
+        let free = session.rows(ask).await?;
+        let free = free
+            .iter()
+            .map(|row| Ok(LockKey::from(rows::name(row, 0)?)))
+            .collect::<Result<BTreeSet<_>, Fault>>()?;
+        let reached: Vec<&Lease> =
+            all.into_iter().filter(|lease| free.contains(&key_of(lease))).collect();
+        if !reached.is_empty() {
+            session.matched(self.update(facts, &reached)).await?;
+        }
+        session.commit().await?;
+        Ok(if reached.len() == self.leases.len() { Extended::All } else { Extended::Free(free) })
+    }
+
+    fn update(&self, facts: &Facts, leases: &[&Lease]) -> Sql<'static> {
         let sql = format!(
             "UPDATE distributed_locks FORCE INDEX ({}) \
              SET expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3), ow_beat=? \
              WHERE owner=? AND ({})",
             facts.lock_key_index,
-            rows::joined(self.leases.len(), "(lock_key=? AND ow_fence=?)", " OR ")
+            key_and_fence(leases.len())
         );
-        let update = made(sql).persistent(self.leases.len() == 1);
-        let update =
-            update.bind(locks::micros(self.ttl)).bind(self.beat.0).bind(self.owner().as_str());
-        let update = self.leases.iter().fold(update, |update, lease| {
-            let key = LockKey::of_execution(&lease.execution);
-            update.bind(key.as_str()).bind(lease.fence.0)
-        });
-        session.matched_alone(update).await
-    }
-
-    /// Some lock rows were not extended: those that are another's are lost, those that are gone are
-    /// put back while their execution's row is locked.
-    async fn mend(
-        &self,
-        session: &mut Session,
-        facts: &Facts,
-        answers: &mut Vec<Renewal>,
-    ) -> Result<(), Fault> {
-        let found = self.lock_rows(session, facts).await?;
-        let mut gone = Vec::new();
-        for (lease, answer) in self.leases.iter().zip(answers) {
-            match found.get(&LockKey::of_execution(&lease.execution)) {
-                Some((owner, fence))
-                    if owner == lease.owner.as_str() && *fence == lease.fence.0 => {}
-                Some(_) => *answer = Renewal::Lost,
-                None => gone.push((lease, answer)),
-            }
-        }
-        if gone.is_empty() {
-            return Ok(());
-        }
-        session.begin().await?;
-        let leases: Vec<&Lease> = gone.iter().map(|(lease, _)| *lease).collect();
-        let executions = read(session, &leases, " FOR UPDATE").await?;
-        for (lease, answer) in gone {
-            *answer = standing(&executions, lease);
-            if *answer != Renewal::Lost && !self.put_back(session, lease).await? {
-                *answer = Renewal::Lost;
-            }
-        }
-        session.commit().await
+        let update = made(sql).persistent(leases.len() == 1);
+        let update = update.bind(locks::micros(self.ttl)).bind(self.beat.0);
+        bind_keys(update.bind(self.owner().to_string()), leases)
     }
 
     async fn lock_rows(
         &self,
         session: &mut Session,
         facts: &Facts,
-    ) -> Result<BTreeMap<LockKey, (String, u64)>, Fault> {
+    ) -> Result<BTreeMap<LockKey, (String, Fence)>, Fault> {
         let sql = format!(
             "SELECT lock_key, owner, ow_fence FROM distributed_locks FORCE INDEX ({}) \
              WHERE lock_key IN ({})",
             facts.lock_key_index,
             rows::marks(self.leases.len())
         );
-        let ask = self.leases.iter().fold(made(sql), |ask, lease| {
-            ask.bind(LockKey::of_execution(&lease.execution).as_str())
-        });
+        let ask =
+            self.leases.iter().fold(made(sql), |ask, lease| ask.bind(key_of(lease).to_string()));
         let found = session.rows(ask).await?;
         found
             .iter()
             .map(|row| {
-                let holder = (rows::name(row, 1)?, rows::count(row, 2)?);
+                let holder = (rows::name(row, 1)?, Fence(rows::count(row, 2)?));
                 Ok((LockKey::from(rows::name(row, 0)?), holder))
             })
             .collect()
     }
+}
 
-    /// Re-asserts one lock row, with the current beat, so that it never looks unchanged; `false` if
-    /// somebody was faster.
+fn key_and_fence(count: usize) -> String {
+    rows::joined(count, "(lock_key=? AND ow_fence=?)", " OR ")
+}
+
+fn bind_keys<'q>(sql: Sql<'q>, leases: &[&Lease]) -> Sql<'q> {
+    leases.iter().fold(sql, |sql, lease| sql.bind(key_of(lease).to_string()).bind(lease.fence.0))
+}
+
+/// Re-asserts lock rows that are gone, while their executions' rows are locked and still carry the
+/// leases.
+struct PutBackWork {
+    ttl: Duration,
+    beat: Beat,
+    leases: Vec<Lease>,
+}
+
+#[async_trait]
+impl Work for PutBackWork {
+    type Answer = Vec<Renewal>;
+    const PATIENT: bool = false;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<Renewal>, Fault> {
+        session.begin().await?;
+        let locked = read(session, &self.leases, " FOR UPDATE SKIP LOCKED").await?;
+        let mut answers = Vec::with_capacity(self.leases.len());
+        let mut waits = false;
+        for lease in &self.leases {
+            // It was there a moment ago, so somebody keeps it locked.
+            let row = locked.get(&lease.execution);
+            let standing = row.map_or(Renewal::Unanswered, |row| lease.standing(Some(row)));
+            answers.push(match standing {
+                Renewal::Held | Renewal::Cancelled if waits => Renewal::Unanswered,
+                Renewal::Held | Renewal::Cancelled => match self.put_back(session, lease).await {
+                    Ok(true) => standing,
+                    Ok(false) => Renewal::Lost,
+                    Err(Fault::LockWait(_)) => {
+                        waits = true;
+                        Renewal::Unanswered
+                    }
+                    Err(fault) => return Err(fault),
+                },
+                Renewal::Unanswered | Renewal::Ended | Renewal::Lost => standing,
+            });
+        }
+        session.commit().await?;
+        Ok(answers)
+    }
+}
+
+impl PutBackWork {
+    /// With the current beat, so that the row never looks unchanged; `false` if somebody was faster.
     async fn put_back(&self, session: &mut Session, lease: &Lease) -> Result<bool, Fault> {
         let taking = Taking {
             owner: lease.owner.as_str(),
@@ -165,24 +280,16 @@ impl RenewWork {
             ttl: self.ttl,
             beat: self.beat,
         };
-        locks::insert(session, &LockKey::of_execution(&lease.execution), &taking).await
+        locks::insert(session, &key_of(lease), &taking).await
     }
-}
-
-/// What the row of an execution says about whose it is.
-struct ExecutionRow {
-    status: String,
-    fence: u64,
-    claim: String,
-    owner: String,
 }
 
 /// The rows of the leases' executions; `lock` is empty, or the clause that locks them too.
 async fn read(
     session: &mut Session,
-    leases: &[&Lease],
+    leases: &[Lease],
     lock: &'static str,
-) -> Result<BTreeMap<ExecutionId, ExecutionRow>, Fault> {
+) -> Result<BTreeMap<ExecutionId, Holding>, Fault> {
     let sql = format!(
         "SELECT id, status, ow_fence, ow_claim, ow_owner FROM workflow_executions \
          FORCE INDEX (PRIMARY) WHERE id IN ({}) ORDER BY id{lock}",
@@ -191,28 +298,14 @@ async fn read(
     let ask = made(sql).persistent(leases.len() == 1);
     let ask = leases.iter().fold(ask, |ask, lease| ask.bind(lease.execution.as_str()));
     let found = session.rows(ask).await?;
-    let execution = |row: &MySqlRow| {
-        let execution = ExecutionRow {
+    let holding = |row: &MySqlRow| {
+        let holding = Holding {
             status: rows::name(row, 1)?,
-            fence: rows::count(row, 2)?,
-            claim: rows::name(row, 3)?,
-            owner: rows::name(row, 4)?,
+            fence: Fence(rows::count(row, 2)?),
+            nonce: rows::name(row, 3)?,
+            by: rows::name(row, 4)?,
         };
-        Ok((rows::name(row, 0)?.into(), execution))
+        Ok((rows::name(row, 0)?.into(), holding))
     };
-    found.iter().map(execution).collect()
-}
-
-/// How a lease stands by its execution's row alone. An owner column that is no longer ours means
-/// that we have ended the execution or handed it back ourselves.
-fn standing(executions: &BTreeMap<ExecutionId, ExecutionRow>, lease: &Lease) -> Renewal {
-    let Some(row) = executions.get(&lease.execution) else { return Renewal::Lost };
-    let is_ours = row.fence == lease.fence.0
-        && row.claim == lease.nonce.as_str()
-        && row.owner == lease.owner.as_str();
-    match (is_ours, row.status.as_str()) {
-        (true, "running") => Renewal::Held,
-        (true, "cancelled") => Renewal::Cancelled,
-        _ => Renewal::Lost,
-    }
+    found.iter().map(holding).collect()
 }

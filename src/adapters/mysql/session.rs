@@ -40,6 +40,8 @@ pub(super) fn made<'q>(text: String) -> Sql<'q> {
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// Renewals: what they wait, every other lease of the process waits.
+    Lease,
     Work,
     /// Changing tables may take its time.
     Migration,
@@ -99,9 +101,10 @@ impl Entrance {
     /// `lock_wait_timeout`: an ALTER that waits blocks every renewal behind it. `wait_timeout` frees
     /// the locks of a client that vanished.
     fn settings(&self, flavour: Flavour) -> String {
-        let (wait, statement, idle) = match self.purpose {
-            Purpose::Work => (30, 3, 10),
-            Purpose::Migration => (28_800, 0, 0),
+        let (locks, tables, wait, statement, idle) = match self.purpose {
+            Purpose::Lease => (1, 1, 30, 3, 10),
+            Purpose::Work => (2, 3, 30, 3, 10),
+            Purpose::Migration => (2, 3, 28_800, 0, 0),
         };
         let of_mariadb = match flavour {
             Flavour::MySql => String::new(),
@@ -111,7 +114,8 @@ impl Entrance {
             }
         };
         format!(
-            "SET SESSION innodb_lock_wait_timeout=2, lock_wait_timeout=3, wait_timeout={wait}, \
+            "SET SESSION innodb_lock_wait_timeout={locks}, lock_wait_timeout={tables}, \
+             wait_timeout={wait}, \
              time_zone='{}', sql_mode=CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES'){of_mariadb}",
             self.time_offset
         )

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub suspects: Suspects,
     /// Of a batch of takeovers that broke.
     pub held_suspects: Suspects,
+    /// A renewal met a lock, or was not answered: the next ones go around what is locked.
+    pub renewals_wait: AtomicBool,
     facts: Mutex<Option<Arc<Facts>>>,
     primary: Mutex<Option<(String, Instant)>>,
     stored: Mutex<HashSet<PlanHash>>,
@@ -50,6 +52,7 @@ impl Shared {
             claiming: Arc::default(),
             suspects: Suspects::default(),
             held_suspects: Suspects::default(),
+            renewals_wait: AtomicBool::new(false),
             facts: Mutex::default(),
             primary: Mutex::default(),
             stored: Mutex::default(),

@@ -25,8 +25,12 @@ pub(super) trait Work: Send + 'static {
     async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault>;
 }
 
+/// The first connection; a person waits for it.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A renewal must be answered, or given up, several times within a lease.
-pub(super) const LEASE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) fn lease_limit(ttl: Duration) -> Duration {
+    (ttl / 6).clamp(Duration::from_secs(1), Duration::from_secs(5))
+}
 /// Everything else; longer than some waits for a lock.
 pub(super) const WORK_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait before the next try after a deadlock.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     errors::Failure,
@@ -13,8 +13,8 @@ use super::{
     session::{Moment, later},
 };
 use crate::domain::{
-    id::{Beat, LockKey},
-    lease::{Lease, Renewal},
+    id::{Beat, Fence, LockKey},
+    lease::{Holding, Lease, Renewal},
 };
 
 pub(super) async fn renew(
@@ -38,21 +38,16 @@ async fn renew_one(
     beat: Beat,
     lease: &Lease,
 ) -> Result<Renewal, Failure> {
-    let status = sqlx::query(
-        "SELECT status FROM workflow_executions WHERE id=?1 AND ow_fence=?2 AND ow_claim=?3",
+    let row = sqlx::query(
+        "SELECT status, ow_fence, ow_claim, ow_owner FROM workflow_executions WHERE id=?1",
     )
     .bind(lease.execution.as_str())
-    .bind(signed(lease.fence.0))
-    .bind(lease.nonce.as_str())
     .fetch_optional(moment.on())
-    .await?
-    .map(|row| row.word("status"))
-    .transpose()?;
-    let answer = match status.as_deref() {
-        Some("running") => Renewal::Held,
-        Some("cancelled") => Renewal::Cancelled,
-        _ => return Ok(Renewal::Lost),
-    };
+    .await?;
+    let answer = lease.standing(row.as_ref().map(holding).transpose()?.as_ref());
+    if !matches!(answer, Renewal::Held | Renewal::Cancelled) {
+        return Ok(answer);
+    }
     let now = moment.now.clone();
     let key = LockKey::of_execution(&lease.execution);
     // A row that is there and ours is renewed, a missing one is put back, any other is left.
@@ -75,4 +70,13 @@ async fn renew_one(
     .await?
     .rows_affected();
     Ok(if matched == 1 { answer } else { Renewal::Lost })
+}
+
+fn holding(row: &SqliteRow) -> Result<Holding, sqlx::Error> {
+    Ok(Holding {
+        status: row.word("status")?,
+        fence: Fence(row.count("ow_fence")?),
+        nonce: row.word("ow_claim")?,
+        by: row.word("ow_owner")?,
+    })
 }

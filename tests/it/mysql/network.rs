@@ -8,7 +8,7 @@ use orchestrator_worker::{
     domain::{
         execution::{AttemptOutcome, ExecutionState},
         id::{Beat, ExecutionId},
-        lease::Renewal,
+        lease::{LeaseTerms, Renewal},
         plan::Finish,
         recovery::{Cause, Holder, TakeOver},
     },
@@ -259,6 +259,27 @@ pub async fn no_acknowledged_write_is_lost_over_callers_that_stop_waiting<S: Ser
     let attempts =
         net.database.one("SELECT COUNT(*) FROM ow_attempts WHERE outcome='success'").await;
     assert_eq!(attempts, Some(STEPS.to_string()));
+}
+
+pub async fn a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another<S: Server>() {
+    let net = Net::<S>::new().await;
+    net.submit(&["one"]).await;
+    let leases = [claim_one(&net.far, "a").await.lease];
+    let terms = LeaseTerms::try_new(LeaseTerms::SHORTEST_TTL, Duration::from_secs(2));
+    let ttl = terms.expect("the shortest").ttl();
+    net.far.renew(ttl, Beat(2), &leases).await.expect("renewed");
+    for (mode, beat) in [
+        (Mode::HoldAnswer("UPDATE distributed_locks"), 3),
+        (Mode::LoseRequest("distributed_locks"), 5),
+    ] {
+        net.proxy.set(mode);
+        let began = Instant::now();
+        let silent = ends("a renewal", net.far.renew(ttl, Beat(beat), &leases)).await;
+        assert!(silent.is_err(), "{silent:?}");
+        assert!(began.elapsed() < Duration::from_millis(1_900), "{:?}", began.elapsed());
+        let again = ends("a renewal", net.far.renew(ttl, Beat(beat + 1), &leases)).await;
+        assert_eq!(again, Ok(vec![Renewal::Held]));
+    }
 }
 
 /// Claims the only execution, unless it is in the hands of a caller who no longer waited: then it is
