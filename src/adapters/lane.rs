@@ -6,7 +6,8 @@
 //! answer; whoever stops waiting leaves the job alone.
 //!
 //! **Invariant:** this is the only place that ever drops a sqlx future before its end, and when it
-//! does, the connection goes with it: a connection outlives no unfinished future and no error.
+//! does, the connection goes with it: a connection outlives no unfinished future, no error and no
+//! panic. A lane outlives all of them.
 //!
 //! ```
 //! use std::time::Duration;
@@ -47,12 +48,16 @@
 //! let hangs = lanes.run(limit, |_| Box::pin(std::future::pending::<Result<(), _>>()));
 //! assert_eq!(hangs.await, Err(LaneError::Overdue(limit)));
 //! assert_eq!(lanes.run(limit, |c| Box::pin(async { Ok(*c) })).await, Ok(0));
+//! // So does one that panics.
+//! let panics = lanes.run(limit, |_| Box::pin(async { Err::<(), _>(panic!("it panics")) }));
+//! assert_eq!(panics.await, Err(LaneError::Panicked));
+//! assert_eq!(lanes.run(limit, |c| Box::pin(async { Ok(*c) })).await, Ok(0));
 //! # }
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinSet,
@@ -83,6 +88,9 @@ pub enum LaneError {
     /// The job was begun and did not end: its outcome is unknown.
     #[error("no answer within {0:?}")]
     Overdue(Duration),
+    /// The job was begun and panicked: its outcome is unknown.
+    #[error("a job on the database panicked: this is a bug, please report it")]
+    Panicked,
     /// The lanes were closed.
     #[error("the store is closed")]
     Closed,
@@ -157,9 +165,10 @@ impl<K: Connector> Lanes<K> {
         let order: Order<K> = Box::new(move |connection| {
             Box::pin(async move {
                 let result = match connection {
-                    Ok(connection) => timeout(limit, job(connection))
-                        .await
-                        .unwrap_or_else(|_| Err(LaneError::Overdue(limit).into())),
+                    Ok(connection) => {
+                        let job = async { job(connection).await };
+                        bounded(limit, job, LaneError::Overdue(limit)).await
+                    }
                     Err(error) => Err(error),
                 };
                 let good = result.is_ok();
@@ -223,9 +232,8 @@ impl<K: Connector> Lane<K> {
         if let Some(open) = self.open.take().filter(|open| !outlived(open)) {
             return Ok(open);
         }
-        let connection = timeout(limit, self.connector.connect())
-            .await
-            .unwrap_or_else(|_| Err(LaneError::NotConnected(limit).into()))?;
+        let connect = async { self.connector.connect().await };
+        let connection = bounded(limit, connect, LaneError::NotConnected(limit)).await?;
         let now = Instant::now();
         Ok(Open { connection, since: now, used: now })
     }
@@ -236,9 +244,25 @@ impl<K: Connector> Lane<K> {
         if self.settings.idle.is_some_and(|idle| open.used.elapsed() >= idle) {
             return;
         }
-        let ping = self.connector.ping(&mut open.connection);
-        if matches!(timeout(self.settings.ping_every, ping).await, Ok(Ok(()))) {
+        let limit = self.settings.ping_every;
+        let ping = async { self.connector.ping(&mut open.connection).await };
+        if bounded(limit, ping, LaneError::Overdue(limit)).await.is_ok() {
             self.open = Some(open);
         }
+    }
+}
+
+/// The answer of `work`, or `late` once `limit` has passed. A panic is told on standard error by its
+/// hook, and ends nothing but `work`.
+async fn bounded<T, E: From<LaneError>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+    late: LaneError,
+) -> Result<T, E> {
+    // What a panic leaves half done is the connection alone, and that is given up.
+    match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(LaneError::Panicked.into()),
+        Err(_) => Err(late.into()),
     }
 }

@@ -28,15 +28,24 @@ pub enum PlanError {
 /// A bounded memory of checked workflows.
 #[derive(Debug, Default)]
 pub struct Plans {
-    known: Mutex<HashMap<PlanHash, Checked>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    checked: HashMap<PlanHash, Checked>,
+    /// Of their texts: what is kept of a text is a few times as large, however it is cut into steps.
+    bytes: usize,
 }
 
 impl Plans {
-    /// Beyond this many the memory starts anew.
-    const MOST: usize = 1_000;
+    /// Beyond so many bytes of plans the memory starts anew, and larger ones are not kept.
+    const MOST_BYTES: usize = 16 << 20;
+    /// What each entry counts beside its text.
+    const ENTRY_BYTES: usize = 1 << 10;
 
     pub fn get(&self, hash: &PlanHash) -> Option<Checked> {
-        self.known.lock().expect("no panic while it is held").get(hash).cloned()
+        self.known.lock().expect("no panic while it is held").checked.get(hash).cloned()
     }
 
     /// Checks a plan's text and remembers the answer under its hash.
@@ -46,12 +55,22 @@ impl Plans {
             return (hash, checked);
         }
         let checked = check(text);
-        let mut known = self.known.lock().expect("no panic while it is held");
-        if known.len() >= Self::MOST {
-            known.clear();
-        }
-        known.insert(hash, checked.clone());
+        self.keep(hash, checked.clone(), text.len() + Self::ENTRY_BYTES);
         (hash, checked)
+    }
+
+    fn keep(&self, hash: PlanHash, checked: Checked, bytes: usize) {
+        if bytes > Self::MOST_BYTES {
+            return;
+        }
+        let mut known = self.known.lock().expect("no panic while it is held");
+        if known.bytes + bytes > Self::MOST_BYTES {
+            *known = Known::default();
+        }
+        // Two lanes may have learnt it at one time.
+        if known.checked.insert(hash, checked).is_none() {
+            known.bytes += bytes;
+        }
     }
 }
 
@@ -59,4 +78,29 @@ fn check(text: &str) -> Checked {
     let definition =
         Definition::from_text(text).map_err(|error| PlanError::Text(error.to_string()))?;
     Ok(Arc::new(Workflow::try_new(&definition)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(name: &str, bytes: usize) -> String {
+        let definition =
+            Definition { template: name.into(), name: "x".repeat(bytes), steps: Vec::new() };
+        definition.to_text()
+    }
+
+    #[test]
+    fn the_memory_is_bounded_by_bytes_and_not_by_numbers() {
+        let plans = Plans::default();
+        let small: Vec<PlanHash> =
+            (0..2_000).map(|n| plans.learn(&text(&n.to_string(), 10)).0).collect();
+        assert!(small.iter().all(|hash| plans.get(hash).is_some()), "small ones are all kept");
+        let (large, checked) = plans.learn(&text("large", Plans::MOST_BYTES));
+        assert!(checked.is_ok() && plans.get(&large).is_none(), "too large to be kept");
+        let (half, _) = plans.learn(&text("half", Plans::MOST_BYTES / 2));
+        let (other, _) = plans.learn(&text("other", Plans::MOST_BYTES / 2));
+        assert!(plans.get(&other).is_some() && plans.get(&half).is_none());
+        assert!(small.iter().all(|hash| plans.get(hash).is_none()), "it started anew");
+    }
 }

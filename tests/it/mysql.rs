@@ -219,6 +219,7 @@ on_both! {
         a_claim_that_nobody_could_ask_about_is_taken_over_and_driven_once
         an_advance_that_went_unanswered_is_sent_again
         the_locks_of_a_silent_connection_stand_in_nobodys_way
+        a_silent_connection_is_ended_though_the_first_that_tries_falls_silent_too
         no_acknowledged_write_is_lost_over_callers_that_stop_waiting
         a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another
     }

@@ -134,7 +134,8 @@ fn of_number(number: u16, message: &str) -> Fault {
         1213 | 1020 => Fault::RolledBack(text),
         1205 | 1969 | 3572 => Fault::LockWait(text),
         1290 | 1792 | 1836 => Fault::ReadOnly(format!("the server takes no writes: {text}")),
-        1053 | 1152 | 1158..=1161 | 1317 | 1927 | 2006 | 2013 | 3169 | 4031 => {
+        // 1047: a cluster's node that has lost the others; another one may serve.
+        1047 | 1053 | 1152 | 1158..=1161 | 1317 | 1927 | 2006 | 2013 | 3169 | 4031 => {
             Fault::Disconnected(text)
         }
         1040 | 1203 | 1226 => Fault::Busy(format!("the server has no room: {text}")),
@@ -158,7 +159,7 @@ impl From<LaneError> for Fault {
                  what is sent"
             )),
             LaneError::Closed => Self::Disconnected(error.to_string()),
-            LaneError::Overdue(_) => Self::Unknown(error.to_string()),
+            LaneError::Overdue(_) | LaneError::Panicked => Self::Unknown(error.to_string()),
         }
     }
 }
@@ -215,7 +216,7 @@ mod tests {
         means(&[1213, 1020], |f| matches!(f, Fault::RolledBack(_)) && f.is_passing());
         means(&[1205, 1969, 3572], |f| matches!(f, Fault::LockWait(_)) && f.is_passing());
         means(&[1290, 1836], |f| matches!(f, Fault::ReadOnly(_)) && f.costs_the_connection());
-        means(&[2006, 2013, 1053, 1317, 4031], |f| {
+        means(&[2006, 2013, 1047, 1053, 1317, 4031], |f| {
             f.costs_the_connection() && matches!(f.clone().while_committing(), Fault::Unknown(_))
         });
         means(&[1040, 1203, 1226], |f| {

@@ -4,7 +4,7 @@
 //! the server is told to end it as soon as it is spoken to again, so that its locks stand in nobody's
 //! way; affected rows are matched rows.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::future::BoxFuture;
 use sqlx::{
@@ -211,8 +211,10 @@ impl Session {
     }
 
     async fn end_unfinished(&mut self) -> Result<(), Fault> {
-        for ended in self.shared.unfinished.take() {
+        // Each is forgotten only once it has ended: this connection may fall silent too.
+        while let Some(ended) = self.shared.unfinished.first() {
             self.end(&ended).await?;
+            self.shared.unfinished.forget(&ended);
         }
         Ok(())
     }
@@ -230,14 +232,23 @@ impl Unfinished {
     /// More are not remembered: the server's own timeout ends them.
     const MOST: usize = 64;
 
+    fn all(&self) -> MutexGuard<'_, Vec<Ended>> {
+        self.0.lock().expect("no panic while it is held")
+    }
+
     fn add(&self, ended: Ended) {
-        let mut all = self.0.lock().expect("no panic while it is held");
+        let mut all = self.all();
         if all.len() < Self::MOST {
             all.push(ended);
         }
     }
 
-    fn take(&self) -> Vec<Ended> {
-        std::mem::take(&mut *self.0.lock().expect("no panic while it is held"))
+    fn first(&self) -> Option<Ended> {
+        self.all().first().cloned()
+    }
+
+    /// Another lane may have ended it too.
+    fn forget(&self, ended: &Ended) {
+        self.all().retain(|it| it.id != ended.id || it.server.identity != ended.server.identity);
     }
 }

@@ -213,6 +213,22 @@ pub async fn the_locks_of_a_silent_connection_stand_in_nobodys_way<S: Server>() 
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
+pub async fn a_silent_connection_is_ended_though_the_first_that_tries_falls_silent_too<
+    S: Server,
+>() {
+    let net = Net::<S>::new().await;
+    net.submit(&["one"]).await;
+    let claim = claim_one(&net.far, "a").await;
+    net.proxy.set(Mode::LoseRequest(COMMIT));
+    let answers = ends("the advance", net.far.advance(&[end_of(&claim)])).await;
+    assert!(matches!(answers[..], [Err(AdvanceError::Store(StoreError::Unknown(_)))]));
+    net.proxy.set(Mode::LoseRequest("KILL CONNECTION"));
+    ends("a survey", net.far.survey()).await.expect_err("it falls silent");
+    net.proxy.has_silenced().await;
+    let again = ends("the advance", net.far.advance(&[end_of(&claim)])).await;
+    assert_eq!(again, [Ok(Advanced::Recorded)]);
+}
+
 pub async fn no_acknowledged_write_is_lost_over_callers_that_stop_waiting<S: Server>() {
     const STEPS: u32 = 60;
     let net = Net::<S>::new().await;
