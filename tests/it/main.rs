@@ -24,6 +24,7 @@ mod proxy;
 mod readme;
 mod servers;
 mod shell;
+mod sqlite;
 mod steering;
 mod stores;
 mod submit;

@@ -30,7 +30,7 @@ pub(super) async fn advance(
     let mut moment = Moment::write(connection).await?;
     let mut answers = Vec::with_capacity(advances.len());
     for advance in advances {
-        sqlx::query("SAVEPOINT advance").execute(moment.on()).await?;
+        moment.begin_part().await?;
         let answer = match apply(&mut moment, advance).await {
             Ok(advanced) => Ok(advanced),
             Err(Refused::Fenced) => Err(AdvanceError::Fenced),
@@ -39,10 +39,11 @@ pub(super) async fn advance(
                 None => return Err(failure),
             },
         };
-        if answer.is_err() {
-            sqlx::query("ROLLBACK TO advance").execute(moment.on()).await?;
+        if answer.is_ok() {
+            moment.keep_part().await?;
+        } else {
+            moment.undo_part().await?;
         }
-        sqlx::query("RELEASE advance").execute(moment.on()).await?;
         answers.push(answer);
     }
     moment.commit().await?;

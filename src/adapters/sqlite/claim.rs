@@ -22,12 +22,15 @@ use crate::{
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
-        intake::{Admitted, Deferral, StepSlot},
+        intake::{Admitted, Deferral},
         lease::Lease,
         workflow::Workflow,
     },
     ports::executions::{Batch, Claim, ClaimKind, Claimant},
 };
+
+/// How long a row that can neither be claimed nor failed is left alone.
+const POSTPONED: Duration = Duration::from_secs(60);
 
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
@@ -161,24 +164,74 @@ impl<'a> Taking<'a> {
     ) -> Result<Batch, Failure> {
         let (verdicts, texts) = decide(moment.on(), self.shared, self.as_who, &candidates).await?;
         for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
-            match verdict {
-                Verdict::Admit { workflow, plan, admitted } => {
-                    self.own(moment, &candidate, &plan, &texts).await?;
-                    let claim = self.begin(moment, candidate, workflow, admitted).await?;
-                    self.batch.claims.push(claim);
-                }
-                Verdict::Defer(deferral, backoff) => {
-                    self.give_up(moment, &candidate, backoff).await?;
-                    self.batch.deferred.push((candidate.execution, deferral));
-                }
-                Verdict::Refuse(reason) => {
-                    self.fail(moment, &candidate.execution, &reason).await?;
-                    self.batch.refused.push((candidate.execution, reason));
+            moment.begin_part().await?;
+            match self.carry_out(moment, &candidate, verdict, &texts).await {
+                Ok(()) => moment.keep_part().await?,
+                Err(failure) => {
+                    let Some(reason) = failure.of_a_row() else { return Err(failure) };
+                    moment.undo_part().await?;
+                    self.refuse(moment, &candidate, reason).await?;
                 }
             }
         }
-        self.start(moment).await?;
         Ok(self.batch)
+    }
+
+    async fn carry_out(
+        &mut self,
+        moment: &mut Moment<'_>,
+        candidate: &Candidate,
+        verdict: Verdict,
+        texts: &BTreeMap<PlanHash, String>,
+    ) -> Result<(), Failure> {
+        let execution = candidate.execution.clone();
+        match verdict {
+            Verdict::Admit { workflow, plan, admitted } => {
+                self.own(moment, candidate, &plan, texts).await?;
+                let claim = self.begin(moment, candidate, workflow, admitted).await?;
+                self.start(moment, &claim).await?;
+                self.batch.claims.push(claim);
+            }
+            Verdict::Defer(deferral, backoff) => {
+                self.give_up(moment, candidate, backoff).await?;
+                self.batch.deferred.push((execution, deferral));
+            }
+            Verdict::Refuse(reason) => {
+                self.fail(moment, &execution, &reason).await?;
+                self.batch.refused.push((execution, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails an execution whose rows cannot be written as they should be. One that cannot even be
+    /// failed is put off for a while, as far as that goes: it stands in nobody's way.
+    pub(super) async fn refuse(
+        &mut self,
+        moment: &mut Moment<'_>,
+        candidate: &Candidate,
+        reason: String,
+    ) -> Result<(), Failure> {
+        let execution = candidate.execution.clone();
+        moment.begin_part().await?;
+        match self.fail(moment, &execution, &reason).await {
+            Ok(()) => {
+                self.batch.refused.push((execution, reason));
+                return moment.keep_part().await;
+            }
+            Err(failure) if failure.of_a_row().is_none() => return Err(failure),
+            Err(_) => moment.undo_part().await?,
+        }
+        self.batch.deferred.push((execution.clone(), Deferral::Unwritable(reason)));
+        locks::remove(moment.on(), &self.lease(&execution)).await?;
+        if candidate.from.is_none() {
+            match put_back(moment, &execution, POSTPONED).await {
+                Err(failure) if failure.of_a_row().is_none() => return Err(failure),
+                // It stays where it is, and is met again.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn lease(&self, execution: &ExecutionId) -> Lease {
@@ -226,7 +279,7 @@ impl<'a> Taking<'a> {
     async fn begin(
         &self,
         moment: &mut Moment<'_>,
-        candidate: Candidate,
+        candidate: &Candidate,
         workflow: std::sync::Arc<Workflow>,
         admitted: Admitted,
     ) -> Result<Claim, Failure> {
@@ -238,9 +291,9 @@ impl<'a> Taking<'a> {
                 continue;
             }
             let (execution, step) = (&candidate.execution, node.step.id.as_str());
-            slots.push(insert_step(moment.on(), &now, execution, step, self.fence).await?);
+            slots.push(steps::insert(moment.on(), &now, execution, step, self.fence).await?);
         }
-        let kind = match candidate.from {
+        let kind = match &candidate.from {
             None => ClaimKind::Fresh,
             Some(from) => {
                 let cause = from.cause;
@@ -312,43 +365,22 @@ impl<'a> Taking<'a> {
         locks::mark(moment.on(), &now, &self.lease(execution), FINISHED).await
     }
 
-    /// Commits the first steps' starts of all claims.
-    async fn start(&self, moment: &mut Moment<'_>) -> Result<(), Failure> {
+    /// The first steps' starts, committed with the claim.
+    async fn start(&self, moment: &mut Moment<'_>, claim: &Claim) -> Result<(), Failure> {
         let now = moment.now.clone();
-        let claims = self.batch.claims.iter();
-        let starts: Vec<_> = claims
-            .flat_map(|claim| claim.starts().map(|start| (&claim.lease.execution, start)))
-            .collect();
+        let starts: Vec<_> = claim.starts().map(|start| (&claim.lease.execution, start)).collect();
         if starts.is_empty() {
             return Ok(());
         }
         let asked = starts.len() as u64;
         let owner = &self.as_who.owner;
         let matched = steps::start(moment.on(), &now, owner, self.fence, starts).await?;
-        assert_eq!(matched, asked, "the rows were read and stamped in this transaction");
-        Ok(())
+        if matched == asked {
+            return Ok(());
+        }
+        Err(Failure::Unwritable(format!(
+            "of its {asked} first steps only {matched} could be started: the ow_attempt of the \
+             others is not what a worker writes"
+        )))
     }
-}
-
-async fn insert_step(
-    connection: &mut SqliteConnection,
-    now: &str,
-    execution: &ExecutionId,
-    step: &str,
-    fence: u64,
-) -> Result<StepSlot, Failure> {
-    let id = Uuid::new_v4().to_string();
-    sqlx::query(
-        "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, created_at,
-                                              updated_at, ow_fence)
-         VALUES (?1, ?2, ?3, 'pending', ?4, ?4, ?5)",
-    )
-    .bind(&id)
-    .bind(execution.as_str())
-    .bind(step)
-    .bind(now)
-    .bind(signed(fence))
-    .execute(connection)
-    .await?;
-    Ok(StepSlot { id: id.into(), attempt: 0, key_gen: 0, retry_count: 0 })
 }

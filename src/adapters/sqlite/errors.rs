@@ -23,6 +23,9 @@ pub(super) enum Failure {
     Store(#[from] StoreError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// Rows that this very transaction has read did not take a write.
+    #[error("{0}")]
+    Unwritable(String),
     #[error("the file system cannot keep a write-ahead log")]
     NoWal,
 }
@@ -82,6 +85,19 @@ impl Failure {
         refused_value(error).map(StoreError::Data)
     }
 
+    /// It comes from the rows of one execution, and only the statement with them failed: what is
+    /// wrong with them.
+    pub(super) fn of_a_row(&self) -> Option<String> {
+        match self {
+            Self::Sql(error) => refused_value(error)
+                .map(|what| format!("the database refused a value of this execution: {what}")),
+            Self::Unwritable(what) => Some(what.clone()),
+            Self::Commit(_) | Self::Lane(_) | Self::Store(_) | Self::Control(_) | Self::NoWal => {
+                None
+            }
+        }
+    }
+
     pub(super) fn into_store(self, place: &Place) -> StoreError {
         match self {
             Self::Commit(error) if code(&error) == Some(IOERR) => {
@@ -94,6 +110,7 @@ impl Failure {
             Self::Lane(error) => StoreError::Unknown(format!("{place}: {error}")),
             Self::Store(error) | Self::Control(ControlError::Store(error)) => error,
             Self::Control(error) => StoreError::NotReady(error.to_string()),
+            Self::Unwritable(what) => StoreError::Data(what),
             Self::NoWal => StoreError::NotReady(format!(
                 "{place} lies on a file system that cannot keep a write-ahead log, such as a \
                  network share; put it on a local disk"

@@ -144,6 +144,22 @@ impl<'c> Moment<'c> {
         self.end("COMMIT").await.map_err(Failure::Commit)
     }
 
+    /// Begins a part that can be undone alone.
+    pub(super) async fn begin_part(&mut self) -> Result<(), Failure> {
+        sqlx::query("SAVEPOINT part").execute(self.on()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn keep_part(&mut self) -> Result<(), Failure> {
+        sqlx::query("RELEASE part").execute(self.on()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn undo_part(&mut self) -> Result<(), Failure> {
+        sqlx::query("ROLLBACK TO part").execute(self.on()).await?;
+        self.keep_part().await
+    }
+
     pub(super) async fn rollback(self) -> Result<(), Failure> {
         Ok(self.end("ROLLBACK").await?)
     }

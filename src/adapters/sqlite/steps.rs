@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use super::{
     errors::Failure,
@@ -14,6 +15,7 @@ use crate::{
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, Owner, StepExecutionId},
+        intake::StepSlot,
         lease::Lease,
     },
     ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
@@ -247,4 +249,28 @@ pub(super) async fn close_attempts(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Inserts a step row that is missing.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    now: &str,
+    execution: &ExecutionId,
+    step: &str,
+    fence: u64,
+) -> Result<StepSlot, Failure> {
+    let id = Uuid::new_v4().to_string();
+    sqlx::query(
+        "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, created_at,
+                                              updated_at, ow_fence)
+         VALUES (?1, ?2, ?3, 'pending', ?4, ?4, ?5)",
+    )
+    .bind(&id)
+    .bind(execution.as_str())
+    .bind(step)
+    .bind(now)
+    .bind(signed(fence))
+    .execute(connection)
+    .await?;
+    Ok(StepSlot { id: id.into(), attempt: 0, key_gen: 0, retry_count: 0 })
 }
