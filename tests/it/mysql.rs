@@ -17,6 +17,7 @@ mod backlog;
 mod locked;
 mod network;
 mod renewal;
+mod takeover;
 
 /// One of the servers.
 pub trait Server: Send + Sync + 'static {
@@ -227,6 +228,10 @@ on_both! {
         one_locked_lock_row_costs_no_other_lease
         a_gone_lock_row_whose_execution_is_locked_costs_no_other_lease
         a_gone_lock_row_that_cannot_be_put_back_costs_no_other_lease
+    }
+    takeover {
+        an_execution_that_cannot_be_taken_over_is_failed_with_all_that_is_open_of_it
+        an_execution_that_can_neither_be_taken_over_nor_failed_is_left_alone
     }
 }
 

@@ -45,6 +45,20 @@ pub(super) fn unexpected(execution: &ExecutionId, done: &str) -> Fault {
     Fault::Unexpected(format!("execution {execution} could not be {done}: its row has changed"))
 }
 
+/// C4 for one execution: from now on no former claim's write matches a step of it.
+pub(super) async fn stamp(
+    session: &mut Session,
+    execution: &ExecutionId,
+    fence: Fence,
+) -> Result<(), Fault> {
+    let update = fixed(
+        "UPDATE workflow_step_executions SET ow_fence=? WHERE execution_id=? \
+         AND (status IS NULL OR status NOT IN ('success','failed','skipped'))",
+    );
+    session.matched(update.bind(fence.0).bind(execution.as_str())).await?;
+    Ok(())
+}
+
 /// Makes every step final that is not yet.
 pub(super) async fn close_steps(
     session: &mut Session,

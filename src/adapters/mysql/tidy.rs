@@ -21,7 +21,7 @@ use crate::{
     adapters::lane::Lanes,
     domain::{
         execution::AttemptOutcome,
-        id::{Beat, FINISHED, LockKey},
+        id::{Beat, FINISHED, Fence, LockKey},
         recovery::{Held, TakeOver},
     },
 };
@@ -63,10 +63,12 @@ impl Work for TidyWork {
     async fn attempt(&mut self, session: &mut Session) -> Result<(), Fault> {
         session.begin().await?;
         facts::settled_primary(session).await?;
-        if !self.is_as_seen(session).await? || !self.bury_lock(session).await? {
+        let TakeOver { seen, cause } = &self.one;
+        if !pin(session, "cancelled", seen).await?
+            || !bury_lock(session, &self.one, seen.fence).await?
+        {
             return session.rollback().await;
         }
-        let TakeOver { seen, cause } = &self.one;
         let (execution, fence) = (&seen.execution, seen.fence);
         ending::let_go_of_cancelled(session, execution, fence, owner_seen(seen)).await?;
         ending::close_steps(session, execution, fence, CANCELLED).await?;
@@ -76,31 +78,28 @@ impl Work for TidyWork {
     }
 }
 
-impl TidyWork {
-    async fn is_as_seen(&self, session: &mut Session) -> Result<bool, Fault> {
-        let seen = &self.one.seen;
-        let pin = fixed(
-            "SELECT id FROM workflow_executions WHERE id=? AND status='cancelled' AND ow_fence=? \
-             AND ow_owner=? FOR UPDATE SKIP LOCKED",
-        );
-        let pin = pin.bind(seen.execution.as_str()).bind(seen.fence.0).bind(owner_seen(seen));
-        Ok(session.row(pin).await?.is_some())
-    }
-
-    /// A tombstone in place of the dead owner's lock; `false` if its lock has moved on.
-    async fn bury_lock(&self, session: &mut Session) -> Result<bool, Fault> {
-        let seen = &self.one.seen;
-        let key = LockKey::of_execution(&seen.execution);
-        locks::clear_seen(session, &key, lock_seen(&self.one)).await?;
-        let stone = Taking { owner: FINISHED, fence: seen.fence, ttl: LINGER, beat: Beat(0) };
-        locks::insert(session, &key, &stone).await
-    }
+/// Locks the execution if it is still as seen.
+async fn pin(session: &mut Session, status: &str, seen: &Held) -> Result<bool, Fault> {
+    let pin = fixed(
+        "SELECT id FROM workflow_executions WHERE id=? AND status=? AND ow_fence=? AND ow_owner=? \
+         FOR UPDATE SKIP LOCKED",
+    );
+    let pin = pin.bind(seen.execution.as_str()).bind(status).bind(seen.fence.0);
+    Ok(session.row(pin.bind(owner_seen(seen))).await?.is_some())
 }
 
-/// Fails an execution that broke its takeover. Its fence goes up by one, so its former owner is
-/// locked out.
+/// A tombstone in place of the former owner's lock; `false` if its lock has moved on.
+async fn bury_lock(session: &mut Session, one: &TakeOver, fence: Fence) -> Result<bool, Fault> {
+    let key = LockKey::of_execution(&one.seen.execution);
+    locks::clear_seen(session, &key, lock_seen(one)).await?;
+    let stone = Taking { owner: FINISHED, fence, ttl: LINGER, beat: Beat(0) };
+    locks::insert(session, &key, &stone).await
+}
+
+/// Fails an execution that broke its takeover, with all that is open of it. Its fence and its steps'
+/// go up by one, so its former owner is locked out.
 pub(super) struct FailHeld {
-    pub seen: Held,
+    pub one: TakeOver,
     pub reason: String,
 }
 
@@ -108,18 +107,31 @@ pub(super) struct FailHeld {
 impl Work for FailHeld {
     /// Whether it is failed now.
     type Answer = bool;
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<bool, Fault> {
+        let seen = &self.one.seen;
+        let fence = Fence(seen.fence.0.saturating_add(1));
+        session.begin().await?;
+        facts::settled_primary(session).await?;
+        if !pin(session, "running", seen).await? || !bury_lock(session, &self.one, fence).await? {
+            session.rollback().await?;
+            return Ok(false);
+        }
         let fail = fixed(
             "UPDATE workflow_executions SET status='failed', error=?, finished_at=NOW(3), \
-             updated_at=NOW(3), ow_fence=ow_fence+1, ow_owner='', ow_claim='' \
-             WHERE id=? AND status='running' AND ow_fence=? AND ow_owner=?",
+             updated_at=NOW(3), ow_fence=?, ow_owner='', ow_claim='' WHERE id=? AND ow_fence < ?",
         );
-        let fail = fail
-            .bind(rows::beginning(&self.reason, rows::TEXT_BYTES))
-            .bind(self.seen.execution.as_str())
-            .bind(self.seen.fence.0)
-            .bind(owner_seen(&self.seen));
-        Ok(session.matched_alone(fail).await? == 1)
+        let fail = fail.bind(rows::beginning(&self.reason, rows::TEXT_BYTES)).bind(fence.0);
+        let fail = fail.bind(seen.execution.as_str()).bind(fence.0);
+        if session.matched(fail).await? != 1 {
+            return Err(ending::unexpected(&seen.execution, "failed"));
+        }
+        ending::stamp(session, &seen.execution, fence).await?;
+        ending::close_steps(session, &seen.execution, fence, &self.reason).await?;
+        let (lost, cause) = (AttemptOutcome::Lost, self.one.cause.as_str());
+        ending::close_attempts(session, &seen.execution, ALL, lost, Some(cause)).await?;
+        session.commit().await?;
+        Ok(true)
     }
 }

@@ -126,7 +126,7 @@ async fn one_by_one(
         shared.held_suspects.remove(&execution);
         if let Fault::Data(reason) = &fault {
             let reason = apart::refused(reason);
-            let work = FailHeld { seen: one.seen, reason: reason.clone() };
+            let work = FailHeld { one, reason: reason.clone() };
             if let Ok(true) = run(lanes, WORK_LIMIT, work).await {
                 all.refused.push((execution, reason));
                 continue;
