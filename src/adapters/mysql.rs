@@ -189,7 +189,7 @@ impl ExecutionStore for MySqlStore {
     }
 
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
-        advance::advance(&self.work, advances).await
+        advance::advance(&self.work, &self.shared, advances).await
     }
 
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {

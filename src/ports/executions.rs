@@ -36,7 +36,8 @@ pub trait ExecutionStore: Send + Sync + 'static {
     ) -> Result<Vec<Renewal>, StoreError>;
 
     /// Records what happened in some executions, each in full or not at all; one answer each, in
-    /// their order. May be sent again after [`StoreError::Unknown`].
+    /// their order. May be sent again after [`StoreError::Unknown`]. Of very many skipped steps some
+    /// may be recorded before the rest, together with what ended, and never after the finish.
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>>;
 
     /// Gives executions back, still `running`, for anyone to take at once. One answer each.

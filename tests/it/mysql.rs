@@ -211,6 +211,8 @@ on_both! {
         one_locked_step_row_keeps_no_other_execution_from_being_taken_over
         many_locked_executions_are_put_off_within_one_call
         a_half_made_execution_is_completed_in_pieces
+        one_locked_step_row_keeps_no_other_advance_from_being_recorded
+        an_abort_of_many_steps_is_recorded_in_pieces_and_its_end_last
     }
     network {
         a_black_holed_server_costs_an_error_and_a_connection_and_no_more

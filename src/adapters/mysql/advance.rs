@@ -12,6 +12,7 @@ use super::{
     errors::Fault,
     locks, rows,
     session::{Entrance, Session, fixed},
+    shared::Shared,
     steps::{self, Leased, Write},
     work::{WORK_LIMIT, Work, run},
 };
@@ -19,7 +20,7 @@ use crate::{
     adapters::lane::Lanes,
     domain::{
         execution::{AttemptOutcome, ExecutionState},
-        id::FINISHED,
+        id::{FINISHED, LockKey},
         lease::Lease,
         plan::Finish,
     },
@@ -28,51 +29,94 @@ use crate::{
 
 /// Advances a transaction at most.
 const MOST: usize = 50;
+/// Skipped steps a transaction at most: an abort of 100,000 steps takes several.
+const PIECE: usize = 5_000;
 
 /// One answer an advance, in their order.
 pub(super) async fn advance(
     lanes: &Lanes<Entrance>,
+    shared: &Shared,
     advances: &[Advance],
 ) -> Vec<Result<Advanced, AdvanceError>> {
     let mut answers = Vec::with_capacity(advances.len());
     for chunk in advances.chunks(MOST) {
-        answers.extend(advance_chunk(lanes, chunk).await);
+        answers.extend(advance_chunk(lanes, shared, chunk).await);
     }
     answers
 }
 
-/// All together if they are all plain, else each alone.
+/// All together if they are all plain, else each alone. What met a lock before does not wait for it
+/// again, so that it keeps nobody waiting.
 async fn advance_chunk(
     lanes: &Lanes<Entrance>,
+    shared: &Shared,
     advances: &[Advance],
 ) -> Vec<Result<Advanced, AdvanceError>> {
+    let mut waits = !advances.iter().any(|it| shared.locked.contains(&it.lease.execution));
     if advances.len() > 1 && are_plain(advances) {
-        match run(lanes, WORK_LIMIT, Together { advances: advances.to_vec() }).await {
-            Ok(true) => return vec![Ok(Advanced::Recorded); advances.len()],
-            // One of them is fenced, cancelled, or holds a value that is refused.
-            Ok(false) | Err(Fault::Data(_)) => {}
+        match run(lanes, WORK_LIMIT, Together { advances: advances.to_vec(), waits }).await {
+            Ok(true) => {
+                for advance in advances {
+                    shared.locked.remove(&advance.lease.execution);
+                }
+                return vec![Ok(Advanced::Recorded); advances.len()];
+            }
+            // One of them is fenced, or cancelled.
+            Ok(false) => {}
+            // One holds a value that is refused, or meets a lock.
+            Err(fault) if fault.may_be_a_rows() && !fault.costs_the_connection() => {
+                waits &= !matches!(fault, Fault::LockWait(_));
+            }
             Err(fault) => return vec![Err(fault.into()); advances.len()],
         }
     }
     let mut answers = Vec::with_capacity(advances.len());
     for advance in advances {
-        answers.push(alone(lanes, advance).await);
+        let execution = &advance.lease.execution;
+        let answer = alone(lanes, advance, waits).await;
+        if let Err(Fault::LockWait(_)) = answer {
+            shared.locked.add(execution.clone());
+            waits = false;
+        } else {
+            shared.locked.remove(execution);
+        }
+        answers.push(match answer {
+            Ok(recorded) => recorded.ok_or(AdvanceError::Fenced),
+            Err(fault) => Err(fault.into()),
+        });
     }
     answers
 }
 
-async fn alone(lanes: &Lanes<Entrance>, advance: &Advance) -> Result<Advanced, AdvanceError> {
+/// In pieces, of which the last one holds the end of the execution; `None` if the rows are no longer
+/// ours. Should its worker die between two, its successor finds the failure of the first piece, and
+/// skips what is left.
+async fn alone(
+    lanes: &Lanes<Entrance>,
+    advance: &Advance,
+    waits: bool,
+) -> Result<Option<Advanced>, Fault> {
     if advance.is_empty() {
-        return Ok(Advanced::Recorded);
+        return Ok(Some(Advanced::Recorded));
     }
-    let recorded = run(lanes, WORK_LIMIT, Alone { advance: advance.clone() }).await?;
-    recorded.ok_or(AdvanceError::Fenced)
+    let mut rest = advance.clone();
+    while rest.skipped.len() > PIECE {
+        let later = rest.skipped.split_off(PIECE);
+        let finish = rest.finish.take();
+        let piece = std::mem::replace(&mut rest, Advance::new(advance.lease.clone()));
+        (rest.skipped, rest.finish) = (later, finish);
+        if run(lanes, WORK_LIMIT, Alone { advance: piece, waits }).await?.is_none() {
+            return Ok(None);
+        }
+    }
+    run(lanes, WORK_LIMIT, Alone { advance: rest, waits }).await
 }
 
-/// Of different executions, and none ends as cancelled.
+/// Of different executions, few enough steps for one transaction, and none ends as cancelled.
 fn are_plain(advances: &[Advance]) -> bool {
     let executions: BTreeSet<_> = advances.iter().map(|it| &it.lease.execution).collect();
-    executions.len() == advances.len() && !advances.iter().any(ends_cancelled)
+    let skipped: usize = advances.iter().map(|it| it.skipped.len()).sum();
+    executions.len() == advances.len() && skipped <= PIECE && !advances.iter().any(ends_cancelled)
 }
 
 fn ends_cancelled(advance: &Advance) -> bool {
@@ -90,15 +134,21 @@ fn writes(advance: &Advance) -> impl Iterator<Item = Leased<'_>> {
 /// Several plain advances: all are recorded, or none (`false`).
 struct Together {
     advances: Vec<Advance>,
+    /// For locks.
+    waits: bool,
 }
 
 #[async_trait]
 impl Work for Together {
     type Answer = bool;
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<bool, Fault> {
         self.advances.sort_by(|a, b| a.lease.execution.cmp(&b.lease.execution));
         session.begin().await?;
+        if !self.waits {
+            lock_at_once(session, &self.advances).await?;
+        }
         let ending =
             || self.advances.iter().filter_map(|it| Some((&it.lease, it.finish.as_ref()?)));
         for (lease, finish) in ending() {
@@ -122,16 +172,22 @@ impl Work for Together {
 /// One advance; `None` if the rows are no longer ours.
 struct Alone {
     advance: Advance,
+    /// For locks.
+    waits: bool,
 }
 
 #[async_trait]
 impl Work for Alone {
     type Answer = Option<Advanced>;
+    const PATIENT: bool = false;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Option<Advanced>, Fault> {
         let advance = &self.advance;
         let lease = &advance.lease;
         session.begin().await?;
+        if !self.waits {
+            lock_at_once(session, std::slice::from_ref(advance)).await?;
+        }
         let mut cancelled = None;
         if let Some(finish) = &advance.finish {
             let is_finished =
@@ -155,6 +211,21 @@ impl Work for Alone {
         session.commit().await?;
         Ok(Some(cancelled.map_or(Advanced::Recorded, |_| Advanced::Cancelled)))
     }
+}
+
+/// Takes the locks of all rows that are to be written, in the order of every transaction, or fails
+/// at once.
+async fn lock_at_once(session: &mut Session, advances: &[Advance]) -> Result<(), Fault> {
+    let ending = || advances.iter().filter(|it| it.finish.is_some()).map(|it| &it.lease.execution);
+    for execution in ending() {
+        let ask = fixed("SELECT id FROM workflow_executions WHERE id=? FOR UPDATE NOWAIT");
+        session.row(ask.bind(execution.as_str())).await?;
+    }
+    for execution in ending() {
+        let ask = fixed("SELECT id FROM distributed_locks WHERE lock_key=? FOR UPDATE NOWAIT");
+        session.row(ask.bind(LockKey::of_execution(execution).as_str())).await?;
+    }
+    steps::lock_at_once(session, advances.iter().flat_map(writes)).await
 }
 
 /// The guarded end of an execution; `false` if it is not ours, or not running, any more.

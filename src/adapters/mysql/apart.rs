@@ -64,7 +64,7 @@ impl Haste {
     }
 }
 
-/// Executions that were in a batch that broke, in their order.
+/// Executions that are dealt with apart from the others, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Suspects(Mutex<VecDeque<ExecutionId>>);
 
@@ -79,6 +79,19 @@ impl Suspects {
 
     pub fn set(&self, suspects: impl IntoIterator<Item = ExecutionId>) {
         *self.all() = suspects.into_iter().collect();
+    }
+
+    /// Of more than so many the first are forgotten.
+    const MOST: usize = 1_000;
+
+    pub fn add(&self, suspect: ExecutionId) {
+        let mut all = self.all();
+        if !all.contains(&suspect) {
+            all.push_back(suspect);
+        }
+        if all.len() > Self::MOST {
+            all.pop_front();
+        }
     }
 
     pub fn contains(&self, execution: &ExecutionId) -> bool {

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub suspects: Suspects,
     /// Of a batch of takeovers that broke.
     pub held_suspects: Suspects,
+    /// Whose last advance met a lock.
+    pub locked: Suspects,
     /// A renewal met a lock, or was not answered: the next ones go around what is locked.
     pub renewals_wait: AtomicBool,
     facts: Mutex<Option<Arc<Facts>>>,
@@ -52,6 +54,7 @@ impl Shared {
             claiming: Arc::default(),
             suspects: Suspects::default(),
             held_suspects: Suspects::default(),
+            locked: Suspects::default(),
             renewals_wait: AtomicBool::new(false),
             facts: Mutex::default(),
             primary: Mutex::default(),

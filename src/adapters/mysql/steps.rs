@@ -81,6 +81,24 @@ pub(super) async fn write(
     Ok(true)
 }
 
+/// Takes the locks of all step rows that `writes` are for, or fails at once.
+pub(super) async fn lock_at_once<'a>(
+    session: &mut Session,
+    writes: impl Iterator<Item = Leased<'a>>,
+) -> Result<(), Fault> {
+    let mut all: Vec<_> = writes.collect();
+    all.sort_by(|(a, x), (b, y)| (&a.execution, x.step()).cmp(&(&b.execution, y.step())));
+    for chunk in all.chunks(CHUNK) {
+        let sql = format!(
+            "SELECT COUNT(*) FROM workflow_step_executions FORCE INDEX (PRIMARY) WHERE id IN ({}) \
+             FOR UPDATE NOWAIT",
+            rows::marks(chunk.len())
+        );
+        session.row(chunk.iter().fold(made(sql), |ask, (_, write)| ask.bind(write.step()))).await?;
+    }
+    Ok(())
+}
+
 /// Writes that [`Write::goes_with`] put together; returns how many rows matched.
 async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64, Fault> {
     match writes[0] {

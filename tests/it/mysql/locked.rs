@@ -6,13 +6,18 @@ use std::time::Duration;
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
     domain::{
+        execution::{AttemptOutcome, ExecutionState},
         id::ExecutionId,
         intake::Deferral,
+        plan::Finish,
         recovery::{Cause, TakeOver},
     },
     ports::{
         control::Control,
-        executions::{Batch, Claim, Claimant, ExecutionStore, HandBack},
+        executions::{
+            Advance, AdvanceError, Advanced, Batch, Claim, Claimant, ExecutionStore, HandBack,
+            StepEnd, StepSkip, StoreError,
+        },
     },
 };
 use tokio::time::Instant;
@@ -175,4 +180,103 @@ pub async fn a_half_made_execution_is_completed_in_pieces<S: Server>() {
         claim.lease.fence
     );
     assert_eq!(world.subject.one(&foreign).await.as_deref(), Some("0"), "all are stamped");
+}
+
+/// The end of a claim's first step, and of its execution where `state` says so.
+fn end_of(claim: &Claim, state: Option<ExecutionState>) -> Advance {
+    let slot = &claim.slots[0];
+    let mut advance = Advance::new(claim.lease.clone());
+    let succeeded = state != Some(ExecutionState::Failed);
+    advance.ended.push(StepEnd {
+        step: slot.id.clone(),
+        attempt: slot.attempt,
+        succeeded,
+        outcome: if succeeded { AttemptOutcome::Success } else { AttemptOutcome::Failed },
+        output: None,
+        error: None,
+        retry_count: 0,
+    });
+    advance.finish = state.map(|state| Finish { state, error: None });
+    advance
+}
+
+pub async fn one_locked_step_row_keeps_no_other_advance_from_being_recorded<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let template = world.apply(&workflow("w", chain(&["one"]))).await;
+    for _ in 0..30 {
+        world.submit(&template).await;
+    }
+    let claims = world.a.claim(&who("a"), 50).await.expect("a claim").claims;
+    let advances: Vec<Advance> =
+        claims.iter().map(|claim| end_of(claim, Some(ExecutionState::Success))).collect();
+    let edit = format!(
+        "UPDATE workflow_step_executions SET output='edited' WHERE id='{}'",
+        claims[3].slots[0].id
+    );
+    let client = world.subject.open_transaction(&[edit]).await;
+    let is_locked = |answer: &Result<_, AdvanceError>| {
+        matches!(answer, Err(AdvanceError::Store(StoreError::Unavailable(_))))
+    };
+    let (before, after) = advances.split_at(20);
+    for (place, answer) in world.a.advance(before).await.iter().enumerate() {
+        match place {
+            3 => assert!(is_locked(answer), "{answer:?}"),
+            _ => assert_eq!(*answer, Ok(Advanced::Recorded), "{place}"),
+        }
+    }
+    // It is sent again, and keeps nobody waiting.
+    for other in &after[..2] {
+        let began = Instant::now();
+        let answers = world.a.advance(&[advances[3].clone(), other.clone()]).await;
+        assert!(is_locked(&answers[0]), "{answers:?}");
+        assert_eq!(answers[1], Ok(Advanced::Recorded));
+        assert!(began.elapsed() < WITHOUT_WAITING, "{:?}", began.elapsed());
+    }
+    drop(client);
+    wait_for_the_lock(&world, &claims[3]).await;
+    let answers = world.a.advance(&[advances[3].clone(), after[2].clone()]).await;
+    assert_eq!(answers, [Ok(Advanced::Recorded), Ok(Advanced::Recorded)]);
+    assert_eq!(world.status(&claims[3].lease.execution).await, "success");
+}
+
+/// A client's locks go a moment after the client.
+async fn wait_for_the_lock<S: Server>(world: &World<Database<S>>, claim: &Claim) {
+    let id = &claim.lease.execution;
+    for (table, column) in
+        [("workflow_executions", "id"), ("workflow_step_executions", "execution_id")]
+    {
+        let sql = format!("SELECT id FROM {table} WHERE {column}='{id}' FOR UPDATE");
+        world.subject.exec(&sql).await;
+    }
+}
+
+pub async fn an_abort_of_many_steps_is_recorded_in_pieces_and_its_end_last<S: Server>() {
+    const STEPS: usize = 6_000;
+    let world = World::<Database<S>>::new().await;
+    let names: Vec<String> = (0..STEPS).map(|n| format!("s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let template = world.apply(&workflow("w", fan(&names))).await;
+    let id = world.submit(&template).await;
+    let mut alone = who("a");
+    alone.steps_at_once = 1;
+    let claim = only(world.a.claim(&alone, 1).await.expect("a claim"));
+    let mut advance = end_of(&claim, Some(ExecutionState::Failed));
+    for slot in &claim.slots[1..] {
+        advance.skipped.push(StepSkip { step: slot.id.clone(), reason: "aborted".into() });
+    }
+    // Its end meets a lock.
+    let edit = format!("UPDATE workflow_executions SET created_by='me' WHERE id='{id}'");
+    let client = world.subject.open_transaction(&[edit]).await;
+    let answers = world.a.advance(std::slice::from_ref(&advance)).await;
+    assert!(matches!(answers[0], Err(AdvanceError::Store(StoreError::Unavailable(_)))));
+    let skipped = "SELECT COUNT(*) FROM workflow_step_executions WHERE status='skipped'";
+    assert_eq!(world.subject.one(skipped).await.as_deref(), Some("5000"));
+    assert_eq!(world.step(&id, "s0", "status").await.as_deref(), Some("failed"));
+    assert_eq!(world.status(&id).await, "running");
+
+    drop(client);
+    wait_for_the_lock(&world, &claim).await;
+    assert_eq!(world.a.advance(&[advance]).await, [Ok(Advanced::Recorded)]);
+    assert_eq!(world.subject.one(skipped).await, Some((STEPS - 1).to_string()));
+    assert_eq!(world.status(&id).await, "failed");
 }
