@@ -79,6 +79,8 @@ pub struct Worker {
     /// Unclean ends in a row after which an execution is failed.
     pub poison_claims: u32,
     pub retention: Retention,
+    /// Take over what the orchestrator itself has left running.
+    pub adopt_orphans: bool,
 }
 
 /// Settings of shell steps.

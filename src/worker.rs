@@ -74,6 +74,8 @@ pub struct Settings {
     pub backoff: Backoff,
     pub poison_claims: u32,
     pub retention: Retention,
+    /// Take over what the orchestrator itself has left running.
+    pub adopt_orphans: bool,
     /// Stop when nothing is left to claim.
     pub until_idle: bool,
 }

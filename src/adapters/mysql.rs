@@ -55,6 +55,7 @@ mod ending;
 mod errors;
 mod facts;
 mod locks;
+mod oddities;
 mod release;
 mod renew;
 mod retention;
@@ -206,6 +207,17 @@ impl ExecutionStore for MySqlStore {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         Ok(release::reap(&self.work, limit).await?)
+    }
+
+    async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
+        Ok(oddities::orphans(&self.work).await?)
+    }
+
+    async fn fail_unknown(
+        &self,
+        after: Duration,
+    ) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        Ok(oddities::fail_unknown(&self.work, after).await?)
     }
 
     async fn expire(

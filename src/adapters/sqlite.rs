@@ -11,6 +11,7 @@ mod eligible;
 mod errors;
 mod locks;
 mod look;
+mod oddities;
 mod release;
 mod renew;
 mod retention;
@@ -210,6 +211,17 @@ impl ExecutionStore for SqliteStore {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         self.on(&self.work, move |c| Box::pin(release::reap(c, limit))).await
+    }
+
+    async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
+        self.on(&self.work, |c| Box::pin(oddities::orphans(c))).await
+    }
+
+    async fn fail_unknown(
+        &self,
+        after: Duration,
+    ) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.on(&self.work, move |c| Box::pin(oddities::fail_unknown(c, after))).await
     }
 
     async fn expire(

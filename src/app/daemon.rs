@@ -193,6 +193,7 @@ fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {
         backoff: settings.backoff,
         poison_claims: settings.poison_claims,
         retention: settings.retention,
+        adopt_orphans: settings.adopt_orphans,
         until_idle,
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn worker(
         steps_at_once: number(origins, "step.at_once", settings.step.at_once, 1..=1000)?,
         backoff: backoff(settings, origins)?,
         retention: retention(settings, origins)?,
+        adopt_orphans: settings.claim.adopt_orphans_of_go_service,
         poison_claims: number(origins, "poison.claims", settings.poison.claims, 1..=1_000_000)?,
     })
 }

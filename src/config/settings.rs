@@ -55,6 +55,8 @@ level!(Claim {
     exclude: Option<Names> = None,
     /// `hold` or `run`: rows that were a day old when the tables were first migrated.
     backlog: String = "hold".into(),
+    /// Take over what the orchestrator itself has left running, its lock expired.
+    adopt_orphans_of_go_service: bool = false,
 });
 
 level!(Step {

@@ -29,6 +29,17 @@ pub enum StepState {
 #[error("unknown status {0:?}")]
 pub struct UnknownState(pub String);
 
+/// Why an execution with this status is failed.
+pub fn unknown_status(status: Option<&str>) -> String {
+    match status {
+        None => "its status was NULL, which no version of the orchestrator writes".into(),
+        Some(word) => {
+            let word: String = word.chars().take(100).collect();
+            format!("its status was {word:?}, which no version of the orchestrator writes")
+        }
+    }
+}
+
 impl ExecutionState {
     pub const ALL: [Self; 5] =
         [Self::Pending, Self::Running, Self::Success, Self::Failed, Self::Cancelled];

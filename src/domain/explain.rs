@@ -136,7 +136,8 @@ fn unknown_state(because: &str) -> Explanation {
     Explanation::new(
         "unknown_state",
         because,
-        "no worker takes it; whoever wrote that has to set a status that there is",
+        "no worker takes it; if nobody gives it a status that there is within `claim.unknown_after`, a \
+         worker fails it",
     )
 }
 
@@ -278,8 +279,8 @@ fn running(facts: &Facts) -> Explanation {
 }
 
 fn run_by_the_orchestrator(facts: &Facts) -> Explanation {
-    let next = "workers keep their hands off it; if its process is dead, set it to failed or cancelled \
-                and retry it";
+    let next = "workers keep their hands off it, unless `claim.adopt_orphans_of_go_service` is set; if \
+                its process is dead, cancel and retry it";
     match &facts.lock {
         Some(LockFact { owner, expires_in: Some(left), .. }) => Explanation::new(
             "run_by_orchestrator",

@@ -24,6 +24,8 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     Released,
+    /// No worker: the orchestrator itself has started it.
+    Orchestrator,
     Owner(String),
 }
 
@@ -31,7 +33,7 @@ impl Holder {
     /// The owner's name, if one holds it.
     pub fn name(&self) -> Option<String> {
         match self {
-            Self::Released => None,
+            Self::Released | Self::Orchestrator => None,
             Self::Owner(name) => Some(name.clone()),
         }
     }
@@ -40,6 +42,7 @@ impl Holder {
     pub fn word(&self) -> &str {
         match self {
             Self::Released => RELEASED,
+            Self::Orchestrator => "",
             Self::Owner(name) => name,
         }
     }
@@ -63,6 +66,8 @@ pub enum Cause {
     LeaseExpired,
     /// Its lock row was gone for that long.
     LeaseMissing,
+    /// The orchestrator itself ran it, and its lock has expired.
+    OrchestratorSilent,
 }
 
 impl Cause {
@@ -71,6 +76,7 @@ impl Cause {
             Self::Released => "released",
             Self::LeaseExpired => "lease_expired",
             Self::LeaseMissing => "lease_missing",
+            Self::OrchestratorSilent => "orchestrator_silent",
         }
     }
 
@@ -78,7 +84,7 @@ impl Cause {
     pub const fn is_clean(self) -> bool {
         match self {
             Self::Released => true,
-            Self::LeaseExpired | Self::LeaseMissing => false,
+            Self::LeaseExpired | Self::LeaseMissing | Self::OrchestratorSilent => false,
         }
     }
 }
@@ -89,6 +95,10 @@ pub struct TakeOver {
     pub seen: Held,
     pub cause: Cause,
 }
+
+/// How long an execution of the orchestrator's may stand untouched whose lock row is gone: longer than
+/// its lock, which it renews once, to ten minutes.
+pub const ORCHESTRATOR_SILENT: Duration = Duration::from_secs(15 * 60);
 
 /// How long a lock row that was never seen may be missing.
 pub const UNSEEN_TTL: Duration = Duration::from_secs(60);

@@ -52,6 +52,15 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
 
+    /// Executions that the orchestrator itself has left running, its lock on them expired: what may be
+    /// taken over where somebody has said so, although their process may be alive.
+    async fn orphans(&self) -> Result<Vec<Held>, StoreError>;
+
+    /// Fails executions whose status is NULL or none that there is, and that nobody has touched for
+    /// `after`; returns which, and why.
+    async fn fail_unknown(&self, after: Duration)
+    -> Result<Vec<(ExecutionId, String)>, StoreError>;
+
     /// Deletes at most `limit` executions that ended as `state` more than `kept` ago, with all that
     /// belongs to them; returns how many.
     async fn expire(

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::Beat,
+        id::{Beat, ExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
@@ -104,6 +104,17 @@ impl ExecutionStore for Metered {
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
         self.count(self.timed("reap", self.store.reap(limit)).await)
+    }
+
+    async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
+        self.count(self.timed("orphans", self.store.orphans()).await)
+    }
+
+    async fn fail_unknown(
+        &self,
+        after: Duration,
+    ) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.count(self.timed("fail_unknown", self.store.fail_unknown(after)).await)
     }
 
     async fn expire(

@@ -1,4 +1,5 @@
-//! Clears up now and then: old lock rows, and what the retention says.
+//! Clears up now and then: old lock rows, executions whose status is none, and what the retention
+//! says.
 //!
 //! **Invariant:** it is never in a hurry: small batches, random moments, and nothing at all during a
 //! drain. Any number of workers may do it at once.
@@ -34,6 +35,13 @@ pub async fn reap(shared: Arc<Shared>) {
                 info!(event = "locks.reaped", cleaned_count, "old lock rows were deleted");
             }
             Err(error) => debug!(%error, "old lock rows could not be deleted"),
+        }
+        match shared.store.fail_unknown(shared.settings.unknown_after).await {
+            Ok(failed) => failed.into_iter().for_each(|(execution, reason)| {
+                warn!(event = "execution.refused", execution.id = %execution, %reason,
+                    "failed: nobody would ever have run it");
+            }),
+            Err(error) => debug!(%error, "executions of unknown status could not be failed"),
         }
         for (state, kept) in shared.settings.retention.limits() {
             match expire(&shared, state, kept).await {

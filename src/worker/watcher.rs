@@ -2,7 +2,7 @@
 //! taken over.
 //!
 //! **Invariant:** nothing is taken over that this process has not itself watched, or that its
-//! owner has not given back; and never more than there are free slots, of which claims leave it as many
+//! owner has not given back (but for the orchestrator's own, where somebody has said so); and never more than there are free slots, of which claims leave it as many
 //! as it needs.
 
 use std::{
@@ -16,7 +16,10 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use crate::{
-    domain::{id::ExecutionId, recovery::TakeOver},
+    domain::{
+        id::ExecutionId,
+        recovery::{Cause, TakeOver},
+    },
     instruments::millis,
     ports::executions::StoreError,
 };
@@ -62,6 +65,7 @@ async fn look(shared: &Arc<Shared>, tried: &mut Tried) -> Result<(), StoreError>
     let (cancelled, due): (Vec<_>, Vec<_>) = shared
         .observe(sent, replied, &survey)
         .into_iter()
+        .chain(orphans(shared).await?)
         .partition(|take_over| take_over.seen.cancelled);
     // They are ended here and now: no slot is needed for that.
     let tidied = if cancelled.is_empty() {
@@ -70,6 +74,15 @@ async fn look(shared: &Arc<Shared>, tried: &mut Tried) -> Result<(), StoreError>
         shared.store.take_over(&shared.claimant(), &cancelled).await.map(drop)
     };
     take_over(shared, tried, due).await.and(tidied)
+}
+
+/// What the orchestrator itself has left running, if it is to be taken over.
+async fn orphans(shared: &Shared) -> Result<Vec<TakeOver>, StoreError> {
+    if !shared.settings.adopt_orphans {
+        return Ok(Vec::new());
+    }
+    let orphans = shared.store.orphans().await?.into_iter();
+    Ok(orphans.map(|seen| TakeOver { seen, cause: Cause::OrchestratorSilent }).collect())
 }
 
 async fn take_over(

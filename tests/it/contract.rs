@@ -14,6 +14,7 @@ mod claim;
 mod eligible;
 mod explain;
 mod hostile;
+mod oddities;
 mod retention;
 pub mod sqlite;
 mod steer;
@@ -82,6 +83,10 @@ macro_rules! contract {
                     a_running_execution_is_explained
                     an_execution_that_has_ended_is_explained
                     workers_and_locks_are_told_from_each_other
+                }
+                oddities {
+                    what_the_orchestrator_left_running_is_adopted_when_its_lock_has_expired
+                    a_status_that_there_is_not_is_failed_when_nobody_has_touched_it
                 }
                 retention {
                     what_ended_long_ago_is_deleted_with_all_that_belongs_to_it

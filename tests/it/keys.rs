@@ -82,6 +82,7 @@ fn settings() -> Settings {
         backoff: Backoff { base: Duration::ZERO, cap: Duration::ZERO },
         poison_claims: 10,
         retention: Retention::default(),
+        adopt_orphans: false,
         until_idle: true,
     }
 }

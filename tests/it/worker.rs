@@ -103,6 +103,17 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
         self.store.reap(limit).await
     }
 
+    async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
+        self.store.orphans().await
+    }
+
+    async fn fail_unknown(
+        &self,
+        after: Duration,
+    ) -> Result<Vec<(ExecutionId, String)>, StoreError> {
+        self.store.fail_unknown(after).await
+    }
+
     async fn expire(
         &self,
         state: ExecutionState,
@@ -176,6 +187,7 @@ impl Running {
             backoff: Backoff { base: seconds(1), cap: seconds(60) },
             poison_claims: 10,
             retention: Retention::default(),
+            adopt_orphans: false,
             until_idle: false,
         };
         let worker = Worker::new(

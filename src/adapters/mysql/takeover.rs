@@ -30,7 +30,7 @@ use crate::{
         execution::AttemptOutcome,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
         lease::Lease,
-        recovery::{Cause, Held, Holder, LockSeen, TakeOver},
+        recovery::{Cause, Held, LockSeen, TakeOver},
     },
     ports::executions::{Batch, ClaimKind, Claimant},
 };
@@ -41,10 +41,7 @@ pub(super) use round::take_over;
 
 /// The owner column as it was seen.
 pub(super) fn owner_seen(seen: &Held) -> &str {
-    match &seen.by {
-        Holder::Released => RELEASED,
-        Holder::Owner(owner) => owner,
-    }
+    seen.by.word()
 }
 
 /// What the watcher saw of the lock row, as far as it proves anything: of an execution that was
@@ -235,11 +232,7 @@ fn pinned(row: &MySqlRow) -> Result<(ExecutionId, Pinned), Fault> {
 }
 
 fn kind(one: &TakeOver) -> ClaimKind {
-    let from = match &one.seen.by {
-        Holder::Released => None,
-        Holder::Owner(owner) => Some(owner.clone()),
-    };
-    ClaimKind::TakenOver { from, cause: one.cause }
+    ClaimKind::TakenOver { from: one.seen.by.name(), cause: one.cause }
 }
 
 /// Unclean ends in a row, this takeover included.
