@@ -210,7 +210,7 @@ mod tests {
         // What a command in `$(...)` prints is one word here.
         let texts: Vec<String> = helps.map(|text| text.replace("$(", "X | ")).collect();
         let lines = texts.iter().flat_map(|text| text.lines());
-        let typed = lines.flat_map(|line| line.split(['|', '&'])).map(str::trim);
+        let typed = lines.flat_map(|line| line.split(['|', '&', '>'])).map(str::trim);
         let mut count = 0;
         for line in typed.filter(|line| line.starts_with("orchestrator-worker ")) {
             count += 1;

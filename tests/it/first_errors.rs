@@ -108,7 +108,7 @@ const FILES: [(&str, &str, &str); 6] = [
     (
         "http.yaml",
         "name: x\nsteps:\n- {name: a, http: {url: x}}\n",
-        ":3: step \"a\" is an HTTP step, and this version does not run http steps yet; use `shell` with curl",
+        ":3: step \"a\" cannot be run: its http_url is not a URL: it does not begin with http:// or https://",
     ),
     ("nothing.yaml", "", ":1: the file is empty; begin it with `name:` and `steps:`"),
     (

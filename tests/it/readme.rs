@@ -2,10 +2,19 @@
 //!
 //! **Invariant:** every line of its shell blocks is run by a test in here, as it stands there.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+};
 
 use clap::CommandFactory;
-use orchestrator_worker::cli::{Cli, exit::Exit};
+use orchestrator_worker::{
+    cli::{Cli, exit::Exit},
+    config::{Config, Flags, Setting, Surroundings},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,7 +48,7 @@ fn table(headings: &str) -> Vec<Vec<String>> {
     let readme = readme();
     let (_, rest) = readme.split_once(headings).unwrap_or_else(|| panic!("no table {headings}"));
     let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
-    rows.map(|row| row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect())
+    rows.map(|row| row.trim_matches('|').split('|').map(|c| c.trim().to_owned()).collect())
         .collect()
 }
 
@@ -55,6 +64,67 @@ fn its_exit_codes_are_those_of_the_program() {
     assert_eq!(codes, Exit::ALL.map(|exit| exit.code().to_string()));
     let meant: BTreeSet<&String> = rows.iter().map(|row| &row[1]).collect();
     assert_eq!(meant.len(), rows.len(), "each means something else");
+}
+
+/// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
+/// it is so.
+const IN_WORDS: [(&str, &str); 14] = [
+    ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
+    ("claim.batch", "free slots, at most 50"),
+    ("claim.exclude", "none"),
+    ("claim.include", "all"),
+    ("database.url", "`orchestrator.db` here (a pod: none)"),
+    ("http.allow", "none"),
+    ("http.deny", "none"),
+    ("log.filter", "info, others warn"),
+    ("name", "the host's and a suffix"),
+    ("retention.cancelled", "kept for good"),
+    ("retention.failed", "kept for good"),
+    ("retention.success", "kept for good"),
+    ("shell.pass_env", "none"),
+    ("state_dir", "the temporary folder"),
+];
+
+#[test]
+fn its_settings_are_those_of_the_program_with_the_same_defaults() {
+    let bare = Surroundings {
+        env: BTreeMap::new(),
+        hostname: "host".into(),
+        suffix: "abc123".into(),
+        directory: "/here".into(),
+        files: Vec::new(),
+    };
+    let settings = Config::settings(&Flags::default(), &bare).expect("defaults are good");
+    let mut words = BTreeMap::from(IN_WORDS);
+    let told = |Setting { key, value, .. }: Setting| {
+        let value = value.or_else(|| words.remove(key.as_str()).map(str::to_owned));
+        (key, value.unwrap_or_default())
+    };
+    let here: BTreeMap<String, String> = settings.into_iter().map(told).collect();
+    assert_eq!(table_of_settings(), here);
+    assert_eq!(words, BTreeMap::new(), "these have values");
+}
+
+/// Two cells of settings a row, each with its defaults; `` `a.b` / `.c` `` are `a.b` and `a.c`, with
+/// a default each or one for all.
+fn table_of_settings() -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for row in table("| setting | default |") {
+        let [first, of_first, _, second, of_second] = &row[..] else { panic!("{row:?}") };
+        for (cell, defaults) in [(first, of_first), (second, of_second)] {
+            let names: Vec<&str> = code(cell.split(" (").next().unwrap_or_default()).collect();
+            let (group, _) = names[0].rsplit_once('.').unwrap_or_default();
+            let each: Vec<&str> = defaults.split(" / ").collect();
+            let defaults =
+                if each.len() == names.len() { each } else { vec![defaults.as_str(); names.len()] };
+            for (name, default) in names.into_iter().zip(defaults) {
+                let whole = name.strip_prefix('.').map(|last| format!("{group}.{last}"));
+                let key = whole.unwrap_or_else(|| name.to_owned());
+                assert!(settings.insert(key, default.to_owned()).is_none(), "{name} twice");
+            }
+        }
+    }
+    settings
 }
 
 #[test]
@@ -80,7 +150,9 @@ fn its_commands_are_those_of_the_program_with_arguments_that_there_are() {
                     let values = argument.get_value_names().unwrap_or_default();
                     long.as_deref() == Some(word)
                         || short.as_deref() == Some(word)
-                        || values.iter().any(|value| value.split('|').any(|name| name == word))
+                        || values.iter().any(|value| {
+                            value.replace("_OR_", "|").split('|').any(|name| name == word)
+                        })
                 });
                 assert!(has, "{name} takes no {word}");
             }

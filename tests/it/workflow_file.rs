@@ -156,7 +156,7 @@ const STEPS: [(&str, &str); 31] = [
         "- {name: a, http: {url: 'http://h'}, env: {A: b}}",
         r#":3: step "a" has `env`, which goes with `shell` only; take it out"#,
     ),
-    ("- {name: a, http: {method: GET}}", ":3: missing field `url`"),
+    ("- {name: a, http: {method: GET}}", ":3: `url:` is missing here; add it"),
     (
         "- {name: a, http: {url: 'http://h', header: {}}}",
         ":3: unknown field `header`, expected one of method, url, headers, body",
