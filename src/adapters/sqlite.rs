@@ -53,8 +53,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SqlitePath {
     File(PathBuf),
-    /// Gone with the store.
-    Memory,
+    /// Gone with the last store on it. Stores of one process that give the same name share it;
+    /// without a name it is one store's own.
+    Memory {
+        name: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +118,9 @@ impl SqliteStore {
                     _anchor: OnceCell::new(),
                 }
             }
-            SqlitePath::Memory => {
-                let opener = Opener::memory(&Uuid::new_v4().simple().to_string());
+            SqlitePath::Memory { name } => {
+                let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+                let opener = Opener::memory(&name);
                 let anchor = opener.connect().await;
                 let place = opener.place().clone();
                 let anchor = anchor.map_err(|failure| failure.into_store(&place))?;

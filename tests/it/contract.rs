@@ -7,12 +7,17 @@
 //! **Invariant:** a story speaks to a store through the ports and to its database as a stranger
 //! would, in SQL that every server understands; it knows no adapter.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod claim;
 pub mod sqlite;
 pub mod world;
+
+/// A row by the names of its columns, each value as text.
+pub type Row = BTreeMap<String, Option<String>>;
 
 /// A database of its own, and stores on it.
 #[async_trait]
@@ -30,9 +35,14 @@ pub trait Subject: Sized + Send + Sync + 'static {
     /// Go service has none); returns how many rows it matched.
     async fn exec(&self, sql: &str) -> u64;
 
-    /// The one value of a `SELECT` as text (`SELECT CAST((sql) AS CHAR)`); `None` for NULL and for
-    /// no row.
-    async fn one(&self, sql: &str) -> Option<String>;
+    /// The rows of a `SELECT`, as somebody else sees them.
+    async fn rows(&self, sql: &str) -> Vec<Row>;
+
+    /// The one value of a `SELECT` as text; `None` for NULL and for no row.
+    async fn one(&self, sql: &str) -> Option<String> {
+        let row = self.rows(sql).await.into_iter().next()?;
+        row.into_values().next().flatten()
+    }
 
     /// An expression for the database's clock, with milliseconds.
     fn now() -> &'static str;
@@ -80,5 +90,6 @@ macro_rules! stories {
 use stories;
 
 contract!(on_sqlite_file, crate::contract::sqlite::File);
+contract!(on_sqlite_memory, crate::contract::sqlite::Memory);
 contract!(on_mysql, crate::mysql::Database<crate::mysql::MySql>);
 contract!(on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>);
