@@ -1,7 +1,7 @@
 //! Renews leases, and puts lock rows back that somebody deleted.
 //!
-//! **Invariant:** a lease is held only while its execution carries its fence and nonce; a lock row
-//! is put back only where there is none. Expiry is not tested: a clock that jumps loses no lease.
+//! **Invariant:** a lease is held only while its execution carries its owner, fence and nonce; a lock
+//! row is put back only where there is none. Expiry is not tested: a clock that jumps loses no lease.
 
 use std::time::Duration;
 
@@ -38,12 +38,15 @@ async fn renew_one(
     beat: Beat,
     lease: &Lease,
 ) -> Result<Renewal, Failure> {
+    // Another owner means that we have ended the execution or handed it back ourselves.
     let status = sqlx::query(
-        "SELECT status FROM workflow_executions WHERE id=?1 AND ow_fence=?2 AND ow_claim=?3",
+        "SELECT status FROM workflow_executions
+          WHERE id=?1 AND ow_fence=?2 AND ow_claim=?3 AND ow_owner=?4",
     )
     .bind(lease.execution.as_str())
     .bind(signed(lease.fence.0))
     .bind(lease.nonce.as_str())
+    .bind(lease.owner.as_str())
     .fetch_optional(moment.on())
     .await?
     .map(|row| row.word("status"))
