@@ -9,14 +9,13 @@ use super::{
     session::{Session, fixed, made},
 };
 use crate::{
+    adapters::texts,
     domain::{execution::AttemptOutcome, lease::Lease},
     ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
 };
 
 /// Rows a statement at most.
 const CHUNK: usize = 500;
-/// Longest `ow_attempts.cause` in characters, with room for the column's own.
-const CAUSE_BYTES: usize = 255;
 
 /// One write to one step row. In this order where several go to one row.
 #[derive(Clone, Copy)]
@@ -93,7 +92,7 @@ async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64
 
 async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64, Fault> {
     let status = if end.succeeded { "success" } else { "failed" };
-    let error = end.error.as_deref().map(|text| rows::beginning(text, rows::TEXT_BYTES));
+    let error = end.error.as_deref().map(texts::reason);
     let update = fixed(
         "UPDATE workflow_step_executions SET status=?, output=?, error=?, retry_count=?, \
          finished_at=NOW(3), duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, \
@@ -147,7 +146,7 @@ async fn skip(session: &mut Session, reason: &str, writes: &[Leased<'_>]) -> Res
          AND (status IS NULL OR status NOT IN ('success','failed','running'))",
         id_and_fence(writes.len())
     );
-    let update = made(sql).bind(rows::beginning(reason, rows::TEXT_BYTES));
+    let update = made(sql).bind(texts::reason(reason));
     let update = writes
         .iter()
         .fold(update, |update, (lease, write)| update.bind(write.step()).bind(lease.fence.0));
@@ -205,7 +204,7 @@ async fn record(session: &mut Session, writes: &[Leased<'_>]) -> Result<(), Faul
                 .bind(lease.owner.as_str())
                 .bind(row.outcome.is_some())
                 .bind(row.outcome.map(AttemptOutcome::as_str))
-                .bind(row.cause.map(|text| rows::beginning(text, CAUSE_BYTES)))
+                .bind(row.cause.map(texts::cause))
         });
         session.matched(insert).await?;
     }

@@ -10,13 +10,12 @@ use super::{
     errors::Fault,
     facts,
     locks::{self, Taking},
-    rows,
     session::{Entrance, Session, fixed},
     takeover::{lock_seen, owner_seen},
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
-    adapters::lane::Lanes,
+    adapters::{lane::Lanes, texts},
     domain::{
         execution::AttemptOutcome,
         id::{Beat, FINISHED, LockKey},
@@ -99,7 +98,7 @@ impl Work for FailHeld {
              WHERE id=? AND status='running' AND ow_fence=? AND ow_owner=?",
         );
         let fail = fail
-            .bind(rows::beginning(&self.reason, rows::TEXT_BYTES))
+            .bind(texts::reason(&self.reason))
             .bind(self.seen.execution.as_str())
             .bind(self.seen.fence.0)
             .bind(owner_seen(&self.seen));

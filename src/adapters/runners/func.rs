@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::{
     not_run,
-    output::{COLUMN_BYTES, ERROR_BYTES, fit},
+    output::{ERROR_BYTES, fit},
 };
 use crate::{
+    adapters::texts::TEXT_BYTES,
     domain::{
         id::{ExecutionId, Fence, StepExecutionId},
         intake::Supported,
@@ -130,7 +131,7 @@ async fn call_safely(function: Func, call: FuncCall) -> Outcome {
     // The function is called within the future, so that a panic before its first await counts too.
     let called = AssertUnwindSafe(async move { function(call).await }).catch_unwind().await;
     match called {
-        Ok(Ok(output)) => Outcome::Success { output: fit(&output, COLUMN_BYTES) },
+        Ok(Ok(output)) => Outcome::Success { output: fit(&output, TEXT_BYTES) },
         Ok(Err(error)) => failed(&error),
         Err(panic) => failed(&format!("the function panicked: {}", panic_text(&*panic))),
     }
@@ -315,7 +316,7 @@ mod tests {
     async fn a_long_answer_is_cut_to_what_the_columns_hold() {
         let long = "x".repeat(100_000);
         match run("echo", json!({"message": long})).await {
-            Outcome::Success { output } => assert!(output.len() <= COLUMN_BYTES),
+            Outcome::Success { output } => assert!(output.len() <= TEXT_BYTES),
             other => panic!("{other:?}"),
         }
         match run("fail", json!({"error": long})).await {

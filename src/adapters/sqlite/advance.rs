@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::{errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
+    adapters::texts,
     domain::{execution::ExecutionState, id::FINISHED, lease::Lease, plan::Finish},
     ports::executions::{Advance, AdvanceError, Advanced},
 };
@@ -102,7 +103,7 @@ async fn end_execution(
               WHERE id=?4 AND ow_fence=?5 AND ow_claim=?6 AND status IN ('running', ?1)",
         )
         .bind(finish.state.as_str())
-        .bind(finish.error.as_deref())
+        .bind(finish.error.as_deref().map(texts::reason))
         .bind(&now)
         .bind(lease.execution.as_str())
         .bind(signed(lease.fence.0))

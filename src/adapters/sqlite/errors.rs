@@ -76,10 +76,13 @@ fn refused_value(error: &sqlx::Error) -> Option<String> {
 }
 
 impl Failure {
-    /// The database refused a value, and only the statement with it failed.
+    /// A value was refused, and only the statement with it failed.
     pub(super) fn refused_value(&self) -> Option<StoreError> {
-        let Self::Sql(error) = self else { return None };
-        refused_value(error).map(StoreError::Data)
+        match self {
+            Self::Sql(error) => refused_value(error).map(StoreError::Data),
+            Self::Store(error @ StoreError::Data(_)) => Some(error.clone()),
+            _ => None,
+        }
     }
 
     pub(super) fn into_store(self, place: &Place) -> StoreError {

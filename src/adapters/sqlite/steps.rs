@@ -8,19 +8,17 @@ use sqlx::SqliteConnection;
 
 use super::{
     errors::Failure,
-    rows::{list, shortened, signed},
+    rows::{list, signed},
 };
 use crate::{
+    adapters::texts::{self, TEXT_BYTES},
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, Owner, StepExecutionId},
         lease::Lease,
     },
-    ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
+    ports::executions::{StepEnd, StepRetry, StepSkip, StepStart, StoreError},
 };
-
-/// `ow_attempts.cause` has 255 characters.
-const CAUSE_CHARS: usize = 250;
 
 #[derive(Serialize)]
 struct Start<'a> {
@@ -80,13 +78,18 @@ pub(super) async fn start(
     Ok(matched)
 }
 
-/// A step is final.
+/// A step is final. More output than a column of MySQL's takes is refused here too.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     now: &str,
     lease: &Lease,
     end: &StepEnd,
 ) -> Result<u64, Failure> {
+    let length = end.output.as_ref().map_or(0, String::len);
+    if length > TEXT_BYTES {
+        let what = format!("an output has {length} bytes, and at most {TEXT_BYTES} are kept");
+        return Err(StoreError::Data(what).into());
+    }
     let matched = sqlx::query(
         "UPDATE workflow_step_executions
             SET status=?1, output=?2, error=?3, retry_count=?4, finished_at=?5, updated_at=?5,
@@ -96,7 +99,7 @@ pub(super) async fn end(
     )
     .bind(if end.succeeded { "success" } else { "failed" })
     .bind(end.output.as_deref())
-    .bind(end.error.as_deref())
+    .bind(end.error.as_deref().map(texts::reason))
     .bind(end.retry_count)
     .bind(now)
     .bind(end.step.as_str())
@@ -153,7 +156,7 @@ async fn end_attempt(
     )
     .bind(now)
     .bind(outcome.as_str())
-    .bind(cause.map(|cause| shortened(cause, CAUSE_CHARS)))
+    .bind(cause.map(texts::cause))
     .bind(step.as_str())
     .bind(attempt)
     .bind(signed(lease.fence.0))
@@ -175,7 +178,7 @@ pub(super) async fn skip(
           WHERE id=?3 AND ow_fence=?4
             AND (status IS NULL OR status NOT IN ('success','failed','running'))",
     )
-    .bind(&skip.reason)
+    .bind(texts::reason(&skip.reason))
     .bind(now)
     .bind(skip.step.as_str())
     .bind(signed(lease.fence.0))
