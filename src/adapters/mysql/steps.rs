@@ -103,18 +103,23 @@ async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64,
     session.matched(update).await
 }
 
-/// The step stays `running`; should its worker die now, its successor knows the next key.
+/// The step stays `running`; should its worker die now, its successor knows the next key. The row
+/// may carry the next attempt already, if its start went with this and both are sent again; but a
+/// copy that comes after a later retry must not turn the key back.
 async fn await_retry(
     session: &mut Session,
     lease: &Lease,
     retry: &StepRetry,
 ) -> Result<u64, Fault> {
     let update = fixed(
-        "UPDATE workflow_step_executions SET ow_key_gen=?, retry_count=?, updated_at=NOW(3) \
-         WHERE id=? AND ow_fence=? AND ow_attempt=? AND status='running'",
+        "UPDATE workflow_step_executions SET error=?, ow_key_gen=?, retry_count=?, \
+         updated_at=NOW(3) WHERE id=? AND ow_fence=? AND status='running' \
+         AND (ow_attempt=? OR (ow_attempt=? AND ow_key_gen=? AND retry_count=?))",
     );
-    let update = update.bind(retry.key_gen).bind(retry.retry_count).bind(retry.step.as_str());
-    session.matched(update.bind(lease.fence.0).bind(retry.attempt)).await
+    let update = update.bind(texts::reason(&retry.error)).bind(retry.key_gen);
+    let update = update.bind(retry.retry_count).bind(retry.step.as_str()).bind(lease.fence.0);
+    let update = update.bind(retry.attempt).bind(retry.attempt.saturating_add(1));
+    session.matched(update.bind(retry.key_gen).bind(retry.retry_count)).await
 }
 
 /// `ow_attempt` stays below the number only until the first time this is sent.

@@ -124,9 +124,10 @@ pub(super) async fn retry(
     let matched = sqlx::query(
         "UPDATE workflow_step_executions
             SET error=?1, ow_key_gen=?2, retry_count=?3, updated_at=?4
-          WHERE id=?5 AND ow_fence=?6 AND ow_attempt IN (?7, ?7+1) AND status='running'",
+          WHERE id=?5 AND ow_fence=?6 AND status='running'
+            AND (ow_attempt=?7 OR (ow_attempt=?7+1 AND ow_key_gen=?2 AND retry_count=?3))",
     )
-    .bind(&retry.error)
+    .bind(texts::reason(&retry.error))
     .bind(retry.key_gen)
     .bind(retry.retry_count)
     .bind(now)
