@@ -178,6 +178,8 @@ impl<'a> AttemptRow<'a> {
                 (it.step.as_str(), it.attempt, Some(it.outcome), Some(it.error.as_str()))
             }
             Write::Start(it) => (it.step.as_str(), it.attempt, None, None),
+            // An attempt that no worker has started is not in the list.
+            Write::End(it) if it.attempt == 0 => return None,
             Write::End(it) => (it.step.as_str(), it.attempt, Some(it.outcome), it.error.as_deref()),
             Write::Skip(_) => return None,
         };

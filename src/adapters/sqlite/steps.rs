@@ -66,8 +66,7 @@ pub(super) async fn start(
         "INSERT INTO ow_attempts(execution_id, step_execution_id, attempt, fence, owner, started_at)
          SELECT value->>'execution', value->>'step', value->>'attempt', ?3, ?4, ?1
            FROM json_each(?2) WHERE true
-         ON CONFLICT(step_execution_id, attempt)
-         DO UPDATE SET fence=excluded.fence, owner=excluded.owner",
+         ON CONFLICT(step_execution_id, attempt) DO NOTHING",
     )
     .bind(now)
     .bind(&starts)
@@ -113,8 +112,9 @@ pub(super) async fn end(
     Ok(matched)
 }
 
-/// An attempt has failed and another will follow. The row may carry the next attempt already, if
-/// both were sent at once and are sent again.
+/// An attempt has failed and another will follow. The row may carry the next attempt already, if its
+/// start went with this and both are sent again; but a copy that comes after a later retry must not
+/// turn the key back.
 pub(super) async fn retry(
     connection: &mut SqliteConnection,
     now: &str,
@@ -142,6 +142,7 @@ pub(super) async fn retry(
     Ok(matched)
 }
 
+/// What is recorded first of an attempt stays: a successor may have closed it as lost.
 async fn end_attempt(
     connection: &mut SqliteConnection,
     now: &str,
@@ -153,7 +154,7 @@ async fn end_attempt(
 ) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE ow_attempts SET finished_at=?1, outcome=?2, cause=?3
-          WHERE step_execution_id=?4 AND attempt=?5 AND fence=?6",
+          WHERE step_execution_id=?4 AND attempt=?5 AND fence=?6 AND outcome IS NULL",
     )
     .bind(now)
     .bind(outcome.as_str())
