@@ -5,6 +5,7 @@
 
 mod admission;
 mod advance;
+mod cancelled;
 mod claim;
 mod control;
 mod errors;

@@ -37,7 +37,8 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// their order. May be sent again after [`StoreError::Unknown`].
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>>;
 
-    /// Gives executions back, still `running`, for anyone to take at once. One answer each.
+    /// Gives executions back, still `running`, for anyone to take at once; one that somebody has
+    /// cancelled is ended instead. One answer each.
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>>;
 
     /// What workers hold now, this one included, and what was handed back.

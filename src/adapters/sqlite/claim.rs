@@ -43,7 +43,7 @@ pub(super) async fn claim(
     let keys: Vec<LockKey> = locks::keys(pinned.iter().map(|c| &c.execution)).collect();
     locks::clear_dead(moment.on(), &now, &keys).await?;
     let mut taking = Taking::new(shared, as_who, &pinned);
-    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     let (pinned, locked): (Vec<_>, Vec<_>) = pinned
         .into_iter()
         .partition(|candidate| won.contains(&LockKey::of_execution(&candidate.execution)));
@@ -141,6 +141,12 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// What is written on the lock rows of all candidates.
+    pub(super) fn lock(&self) -> locks::Taking<'a> {
+        let Claimant { owner, ttl, beat, .. } = self.as_who;
+        locks::Taking { owner: owner.as_str(), fence: self.fence, ttl: *ttl, beat: *beat }
+    }
+
     pub(super) async fn take(
         mut self,
         moment: &mut Moment<'_>,
@@ -233,7 +239,7 @@ impl<'a> Taking<'a> {
                 let cause = from.cause;
                 let lost = AttemptOutcome::Lost;
                 let id = &candidate.execution;
-                steps::close_attempts(moment.on(), &now, id, lost, cause.as_str()).await?;
+                steps::close_attempts(moment.on(), &now, id, lost, Some(cause.as_str())).await?;
                 ClaimKind::TakenOver { from: from.seen.by.name(), cause }
             }
         };
@@ -295,7 +301,7 @@ impl<'a> Taking<'a> {
         steps::stamp(moment.on(), self.fence, [execution]).await?;
         steps::close(moment.on(), &now, execution, self.fence, reason).await?;
         let lost = AttemptOutcome::Lost;
-        steps::close_attempts(moment.on(), &now, execution, lost, "refused").await?;
+        steps::close_attempts(moment.on(), &now, execution, lost, Some("refused")).await?;
         locks::mark(moment.on(), &now, &self.lease(execution), FINISHED).await
     }
 

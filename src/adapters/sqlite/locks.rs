@@ -13,13 +13,10 @@ use super::{
     rows::{Cells, list, signed},
     session::later,
 };
-use crate::{
-    domain::{
-        id::{ExecutionId, LockKey},
-        lease::Lease,
-        recovery::TakeOver,
-    },
-    ports::executions::Claimant,
+use crate::domain::{
+    id::{Beat, ExecutionId, LockKey},
+    lease::Lease,
+    recovery::TakeOver,
 };
 
 /// How long a tombstone or a released row stays.
@@ -85,12 +82,20 @@ pub(super) async fn clear_as_seen(
     Ok(())
 }
 
+/// What is written on a lock row that is taken.
+pub(super) struct Taking<'a> {
+    /// An owner, or a mark.
+    pub(super) owner: &'a str,
+    pub(super) fence: u64,
+    pub(super) ttl: Duration,
+    pub(super) beat: Beat,
+}
+
 /// Takes the rows that nobody has; returns which.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     now: &str,
-    as_who: &Claimant,
-    fence: u64,
+    taking: &Taking<'_>,
     keys: &[LockKey],
 ) -> Result<BTreeSet<LockKey>, Failure> {
     let rows = sqlx::query(
@@ -102,11 +107,11 @@ pub(super) async fn insert(
          RETURNING lock_key",
     )
     .bind(list(keys))
-    .bind(as_who.owner.as_str())
+    .bind(taking.owner)
     .bind(now)
-    .bind(later(as_who.ttl))
-    .bind(signed(fence))
-    .bind(signed(as_who.beat.0))
+    .bind(later(taking.ttl))
+    .bind(signed(taking.fence))
+    .bind(signed(taking.beat.0))
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok(row.word("lock_key")?.into())).collect()

@@ -201,11 +201,15 @@ pub(super) async fn close(
     sqlx::query(
         "UPDATE workflow_step_executions
             SET status=CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
+                duration=CASE status WHEN 'running'
+                    THEN CAST(round((unixepoch(?2,'subsec')-unixepoch(started_at,'subsec'))*1000)
+                              AS INTEGER)
+                    ELSE duration END,
                 error=?1, finished_at=?2, updated_at=?2
           WHERE execution_id=?3 AND ow_fence=?4
             AND (status IS NULL OR status NOT IN ('success','failed','skipped'))",
     )
-    .bind(reason)
+    .bind(texts::reason(reason))
     .bind(now)
     .bind(execution.as_str())
     .bind(signed(fence))
@@ -239,7 +243,7 @@ pub(super) async fn close_attempts(
     now: &str,
     execution: &ExecutionId,
     outcome: AttemptOutcome,
-    cause: &str,
+    cause: Option<&str>,
 ) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE ow_attempts SET finished_at=?1, outcome=?2, cause=?3

@@ -8,16 +8,15 @@ use sqlx::SqliteConnection;
 use super::{
     Shared,
     admission::Candidate,
+    cancelled,
     claim::{Taking, age},
     errors::Failure,
     locks,
     rows::{Cells, signed},
     session::Moment,
-    steps,
 };
 use crate::{
     domain::{
-        execution::AttemptOutcome,
         id::{ExecutionId, LockKey},
         recovery::TakeOver,
     },
@@ -35,7 +34,7 @@ pub(super) async fn take_over(
     let mut candidates = Vec::new();
     for take_over in due {
         if take_over.seen.cancelled {
-            tidy(&mut moment, take_over).await?;
+            cancelled::tidy(&mut moment, take_over).await?;
         } else if let Some(candidate) = still_as_seen(&mut moment, take_over).await? {
             candidates.push(candidate);
         }
@@ -44,7 +43,7 @@ pub(super) async fn take_over(
         .await?;
     let keys: Vec<LockKey> = locks::keys(candidates.iter().map(|c| &c.execution)).collect();
     let mut taking = Taking::new(shared, as_who, &candidates);
-    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
     let (poisoned, candidates): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
@@ -98,32 +97,6 @@ async fn still_as_seen(
         claims,
         from: Some(take_over.clone()),
     }))
-}
-
-/// A dead owner's cancelled execution: nobody else will end its steps.
-async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<(), Failure> {
-    let (now, seen) = (moment.now.clone(), &take_over.seen);
-    let matched = sqlx::query(
-        "UPDATE workflow_executions
-            SET ow_owner='', updated_at=?1, finished_at=COALESCE(finished_at, ?1)
-          WHERE id=?2 AND status='cancelled' AND ow_fence=?3 AND ow_owner=?4",
-    )
-    .bind(&now)
-    .bind(seen.execution.as_str())
-    .bind(signed(seen.fence.0))
-    .bind(seen.by.word())
-    .execute(moment.on())
-    .await?
-    .rows_affected();
-    if matched == 1 {
-        let (id, fence) = (&seen.execution, seen.fence.0);
-        let reason = "stopped because the execution was cancelled";
-        steps::close(moment.on(), &now, id, fence, reason).await?;
-        let cancelled = AttemptOutcome::Cancelled;
-        steps::close_attempts(moment.on(), &now, id, cancelled, take_over.cause.as_str()).await?;
-        locks::clear_as_seen(moment.on(), &now, [take_over]).await?;
-    }
-    Ok(())
 }
 
 /// Those who lost it, at most ten names.
