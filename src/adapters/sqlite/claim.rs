@@ -3,7 +3,7 @@
 //! **Invariant:** whatever was pinned is afterwards claimed, put back for a while, or failed with a
 //! reason, so that nothing blocks the head of the queue.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use super::{
     steps, templates,
 };
 use crate::{
+    adapters::texts,
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
@@ -156,7 +157,11 @@ impl<'a> Taking<'a> {
         for (candidate, verdict) in candidates.into_iter().zip(verdicts) {
             match verdict {
                 Verdict::Admit { workflow, plan, admitted } => {
-                    self.own(moment, &candidate, &plan, &texts).await?;
+                    if let Some(text) = texts.get(&plan) {
+                        let now = moment.now.clone();
+                        templates::store_plan(moment.on(), &now, &plan, text).await?;
+                    }
+                    self.own(moment, &candidate, Some(&plan)).await?;
                     let claim = self.begin(moment, candidate, workflow, admitted).await?;
                     self.batch.claims.push(claim);
                 }
@@ -165,7 +170,7 @@ impl<'a> Taking<'a> {
                     self.batch.deferred.push((candidate.execution, deferral));
                 }
                 Verdict::Refuse(reason) => {
-                    self.fail(moment, &candidate.execution, &reason).await?;
+                    self.fail(moment, &candidate, &reason).await?;
                     self.batch.refused.push((candidate.execution, reason));
                 }
             }
@@ -183,17 +188,14 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// From here on no former claim's write matches, whatever becomes of the execution.
     async fn own(
         &self,
         moment: &mut Moment<'_>,
         candidate: &Candidate,
-        plan: &PlanHash,
-        texts: &BTreeMap<PlanHash, String>,
+        plan: Option<&PlanHash>,
     ) -> Result<(), Failure> {
         let now = moment.now.clone();
-        if let Some(text) = texts.get(plan) {
-            templates::store_plan(moment.on(), &now, plan, text).await?;
-        }
         sqlx::query(
             "UPDATE workflow_executions
                 SET status='running', started_at=COALESCE(started_at, ?1), finished_at=NULL,
@@ -201,18 +203,21 @@ impl<'a> Taking<'a> {
                     ow_owner_uid=?4, ow_claim=?5, ow_claims=?6, ow_plan=COALESCE(ow_plan, ?7)
               WHERE id=?8 AND ow_fence<?2",
         )
-        .bind(now)
+        .bind(&now)
         .bind(signed(self.fence))
         .bind(self.as_who.owner.as_str())
         .bind(&self.as_who.uid)
         .bind(self.nonce.as_str())
         .bind(candidate.claims)
-        .bind(plan.0.as_slice())
+        .bind(plan.map(|plan| plan.0.as_slice()))
         .bind(candidate.execution.as_str())
         .execute(moment.on())
         .await?;
         steps::stamp(moment.on(), self.fence, [&candidate.execution]).await?;
-        self.shared.settle(&candidate.execution);
+        if let Some(from) = &candidate.from {
+            let (lost, cause) = (AttemptOutcome::Lost, Some(from.cause.as_str()));
+            steps::close_attempts(moment.on(), &now, &candidate.execution, lost, cause).await?;
+        }
         Ok(())
     }
 
@@ -235,14 +240,9 @@ impl<'a> Taking<'a> {
         }
         let kind = match candidate.from {
             None => ClaimKind::Fresh,
-            Some(from) => {
-                let cause = from.cause;
-                let lost = AttemptOutcome::Lost;
-                let id = &candidate.execution;
-                steps::close_attempts(moment.on(), &now, id, lost, Some(cause.as_str())).await?;
-                ClaimKind::TakenOver { from: from.seen.by.name(), cause }
-            }
+            Some(from) => ClaimKind::TakenOver { from: from.seen.by.name(), cause: from.cause },
         };
+        self.shared.settle(&candidate.execution);
         Ok(Claim::begin(
             self.lease(&candidate.execution),
             workflow,
@@ -266,6 +266,7 @@ impl<'a> Taking<'a> {
             put_back(moment, &candidate.execution, backoff).await?;
             locks::remove(moment.on(), &self.lease(&candidate.execution)).await
         } else {
+            self.own(moment, candidate, None).await?;
             sqlx::query("UPDATE workflow_executions SET ow_owner=?1, updated_at=?2 WHERE id=?3")
                 .bind(RELEASED)
                 .bind(&now)
@@ -280,28 +281,25 @@ impl<'a> Taking<'a> {
     pub(super) async fn fail(
         &self,
         moment: &mut Moment<'_>,
-        execution: &ExecutionId,
+        candidate: &Candidate,
         reason: &str,
     ) -> Result<(), Failure> {
-        let now = moment.now.clone();
-        self.shared.settle(execution);
+        let (now, execution) = (moment.now.clone(), &candidate.execution);
+        self.own(moment, candidate, None).await?;
         sqlx::query(
             "UPDATE workflow_executions
-                SET status='failed', error=?1, finished_at=?2, updated_at=?2, ow_fence=?3,
-                    ow_owner='', ow_claim=?4
-              WHERE id=?5 AND ow_fence<?3",
+                SET status='failed', error=?1, finished_at=?2, updated_at=?2, ow_owner='',
+                    duration=CAST(round((unixepoch(?2,'subsec')-unixepoch(started_at,'subsec'))
+                                        *1000) AS INTEGER)
+              WHERE id=?3",
         )
-        .bind(reason)
+        .bind(texts::reason(reason))
         .bind(&now)
-        .bind(signed(self.fence))
-        .bind(self.nonce.as_str())
         .bind(execution.as_str())
         .execute(moment.on())
         .await?;
-        steps::stamp(moment.on(), self.fence, [execution]).await?;
         steps::close(moment.on(), &now, execution, self.fence, reason).await?;
-        let lost = AttemptOutcome::Lost;
-        steps::close_attempts(moment.on(), &now, execution, lost, Some("refused")).await?;
+        self.shared.settle(execution);
         locks::mark(moment.on(), &now, &self.lease(execution), FINISHED).await
     }
 

@@ -47,11 +47,11 @@ pub(super) async fn take_over(
     candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
     let (poisoned, candidates): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
-    for Candidate { execution, claims, .. } in poisoned {
-        let owners = owners(&mut moment, &execution).await?;
-        let reason = format!("its worker was lost {claims} times in a row: {owners}");
-        taking.fail(&mut moment, &execution, &reason).await?;
-        taking.batch.refused.push((execution, reason));
+    for candidate in poisoned {
+        let owners = owners(&mut moment, &candidate.execution).await?;
+        let reason = format!("its worker was lost {} times in a row: {owners}", candidate.claims);
+        taking.fail(&mut moment, &candidate, &reason).await?;
+        taking.batch.refused.push((candidate.execution, reason));
     }
     let batch = taking.take(&mut moment, candidates).await?;
     moment.commit().await?;
