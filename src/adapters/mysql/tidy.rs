@@ -11,7 +11,6 @@ use super::{
     facts,
     locks::{self, Taking},
     session::{Entrance, Session, fixed},
-    takeover::{lock_seen, owner_seen},
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
@@ -50,7 +49,7 @@ impl Work for TidyWork {
         }
         let TakeOver { seen, cause } = &self.one;
         let (execution, fence) = (&seen.execution, seen.fence);
-        ending::let_go_of_cancelled(session, execution, fence, owner_seen(seen)).await?;
+        ending::let_go_of_cancelled(session, execution, fence, seen.by.word()).await?;
         ending::close_steps(session, execution, fence, CANCELLED).await?;
         let lost = AttemptOutcome::Lost;
         ending::close_attempts(session, execution, ALL, lost, Some(cause.as_str())).await?;
@@ -65,7 +64,7 @@ impl TidyWork {
             "SELECT id FROM workflow_executions WHERE id=? AND status='cancelled' AND ow_fence=? \
              AND ow_owner=? FOR UPDATE SKIP LOCKED",
         );
-        let pin = pin.bind(seen.execution.as_str()).bind(seen.fence.0).bind(owner_seen(seen));
+        let pin = pin.bind(seen.execution.as_str()).bind(seen.fence.0).bind(seen.by.word());
         Ok(session.row(pin).await?.is_some())
     }
 
@@ -73,7 +72,7 @@ impl TidyWork {
     async fn bury_lock(&self, session: &mut Session) -> Result<bool, Fault> {
         let seen = &self.one.seen;
         let key = LockKey::of_execution(&seen.execution);
-        locks::clear_seen(session, &key, lock_seen(&self.one)).await?;
+        locks::clear_seen(session, &key, self.one.dead_lock()).await?;
         let stone = Taking { owner: FINISHED, fence: seen.fence, ttl: LINGER, beat: Beat(0) };
         locks::insert(session, &key, &stone).await
     }
@@ -101,7 +100,7 @@ impl Work for FailHeld {
             .bind(texts::reason(&self.reason))
             .bind(self.seen.execution.as_str())
             .bind(self.seen.fence.0)
-            .bind(owner_seen(&self.seen));
+            .bind(self.seen.by.word());
         Ok(session.matched_alone(fail).await? == 1)
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn clear_dead(
 #[derive(Serialize)]
 struct Seen {
     key: LockKey,
-    fence: i64,
+    fence: Option<i64>,
     beat: Option<i64>,
 }
 
@@ -60,10 +60,10 @@ pub(super) async fn clear_as_seen(
     now: &str,
     seen: impl IntoIterator<Item = &TakeOver>,
 ) -> Result<(), Failure> {
-    let seen = seen.into_iter().map(|TakeOver { seen, .. }| Seen {
-        key: LockKey::of_execution(&seen.execution),
-        fence: signed(seen.fence.0),
-        beat: seen.lock.map(|lock| signed(lock.beat.0)),
+    let seen = seen.into_iter().map(|one| {
+        let (key, dead) = (LockKey::of_execution(&one.seen.execution), one.dead_lock());
+        let fence = dead.map(|lock| signed(lock.fence.0));
+        Seen { key, fence, beat: dead.map(|lock| signed(lock.beat.0)) }
     });
     sqlx::query(
         "DELETE FROM distributed_locks WHERE id IN (

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     domain::{
-        id::{ExecutionId, LockKey},
-        recovery::TakeOver,
+        id::{ExecutionId, Fence, LockKey},
+        recovery::{TakeOver, poisoned},
     },
     ports::executions::{Batch, Claimant},
 };
@@ -45,11 +45,11 @@ pub(super) async fn take_over(
     let mut taking = Taking::new(shared, as_who, &candidates);
     let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
-    let (poisoned, candidates): (Vec<_>, Vec<_>) =
+    let (poisonous, candidates): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
-    for candidate in poisoned {
-        let owners = owners(&mut moment, &candidate.execution).await?;
-        let reason = format!("its worker was lost {} times in a row: {owners}", candidate.claims);
+    for candidate in poisonous {
+        let owners = lost_owners(&mut moment, &candidate.execution).await?;
+        let reason = poisoned(candidate.claims, &owners);
         taking.fail(&mut moment, &candidate, &reason).await?;
         taking.batch.refused.push((candidate.execution, reason));
     }
@@ -69,25 +69,21 @@ async fn still_as_seen(
                 max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
                 CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER)
                     AS age,
-                EXISTS(SELECT 1 FROM ow_attempts a
-                        WHERE a.execution_id=e.id AND a.fence=e.ow_fence
-                          AND a.outcome='success') AS progressed
+                EXISTS(SELECT 1 FROM workflow_step_executions s
+                        WHERE s.execution_id=e.id AND s.ow_fence=e.ow_fence
+                          AND s.status IN ('success','failed')) AS progressed
            FROM workflow_executions e
-          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4",
+          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4 AND ow_fence<?5",
     )
     .bind(now)
     .bind(seen.execution.as_str())
     .bind(signed(seen.fence.0))
     .bind(seen.by.word())
+    .bind(signed(Fence::CEILING))
     .fetch_optional(moment.on())
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let before = row.small("ow_claims")?;
-    let claims = match (take_over.cause.is_clean(), row.yes("progressed")?) {
-        (true, _) => before,
-        (false, true) => 1,
-        (false, false) => before.saturating_add(1),
-    };
+    let claims = take_over.cause.unclean_ends(row.small("ow_claims")?, row.yes("progressed")?);
     Ok(Some(Candidate {
         execution: seen.execution.clone(),
         template: row.text("template_id")?.map(Into::into),
@@ -99,14 +95,18 @@ async fn still_as_seen(
     }))
 }
 
-/// Those who lost it, at most ten names.
-async fn owners(moment: &mut Moment<'_>, execution: &ExecutionId) -> Result<String, Failure> {
-    let row = sqlx::query(
-        "SELECT group_concat(owner, ', ') AS owners
-           FROM (SELECT DISTINCT owner FROM ow_attempts WHERE execution_id=?1 LIMIT 10)",
+/// The last owners that lost attempts of an execution, newest first.
+async fn lost_owners(
+    moment: &mut Moment<'_>,
+    execution: &ExecutionId,
+) -> Result<Vec<String>, Failure> {
+    let owners = sqlx::query(
+        "SELECT owner FROM ow_attempts
+          WHERE execution_id=?1 AND (outcome IS NULL OR outcome='lost')
+          GROUP BY owner ORDER BY MAX(started_at) DESC, owner LIMIT 10",
     )
     .bind(execution.as_str())
-    .fetch_one(moment.on())
+    .fetch_all(moment.on())
     .await?;
-    Ok(row.word("owners")?)
+    Ok(owners.iter().map(|row| row.word("owner")).collect::<Result<_, _>>()?)
 }
