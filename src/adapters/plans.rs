@@ -9,16 +9,24 @@ use std::{
 
 use crate::domain::{
     definition::Definition,
-    id::PlanHash,
+    id::{PlanHash, StepId, TemplateId},
     workflow::{Workflow, WorkflowError},
 };
 
 /// A checked workflow, or why the stored text is none.
 pub type Checked = Result<Arc<Workflow>, PlanError>;
 
-/// Why a stored plan cannot be run.
+/// Why an execution has nothing that can be run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
+    #[error("it names no template")]
+    NoTemplate,
+    #[error("its template {0} does not exist any more")]
+    TemplateGone(TemplateId),
+    #[error("step {0} of its template does not exist any more")]
+    StepGone(StepId),
+    #[error("the plan of its first claim is not in ow_plans any more")]
+    PlanGone,
     #[error("its stored plan is not readable: {0}")]
     Text(String),
     #[error(transparent)]

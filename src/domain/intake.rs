@@ -94,6 +94,19 @@ pub enum Deferral {
     Unknown(String),
 }
 
+impl Deferral {
+    /// Why it is failed rather than put back once more, if it is; `since` is the time since this
+    /// process first put it back.
+    pub fn refusal(&self, since: Duration, unknown_after: Duration) -> Option<String> {
+        match self {
+            Self::Unknown(_) if since >= unknown_after => {
+                Some(format!("{self}, and no newer one has taken it"))
+            }
+            Self::Unknown(_) | Self::HalfMade | Self::Locked => None,
+        }
+    }
+}
+
 /// Decides on one execution. `age` is the time since its creation by the store's clock.
 pub fn intake(
     workflow: &Workflow,

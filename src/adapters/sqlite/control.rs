@@ -81,7 +81,7 @@ async fn apply(
         .transpose()?;
     let applied = match before {
         None => Applied::Created,
-        Some(before)
+        Some(Ok(before))
             if sorted(&before) == sorted(definition)
                 && described.as_deref() == Some(about.description.as_str()) =>
         {
