@@ -91,6 +91,17 @@ impl Shared {
         deferrals.defer(execution, self.born.elapsed())
     }
 
+    /// This process does not take the execution over before its back-off is past; others may.
+    fn leave_alone(&self, execution: &ExecutionId, backoff: Duration) {
+        let mut deferrals = self.deferrals.lock().expect("no panic while it is held");
+        deferrals.leave_alone(execution, self.born.elapsed() + backoff);
+    }
+
+    fn is_left_alone(&self, execution: &ExecutionId) -> bool {
+        let deferrals = self.deferrals.lock().expect("no panic while it is held");
+        deferrals.is_left_alone(execution, self.born.elapsed())
+    }
+
     fn settle(&self, execution: &ExecutionId) {
         self.deferrals.lock().expect("no panic while it is held").settle(execution);
     }

@@ -167,10 +167,18 @@ fn take_row(
     Ok((Recorded::from_row(state, row.error), Some(slot)))
 }
 
-/// Counts, per execution, how often this process has put it back and since when.
+/// Counts, per execution, how often this process has put it back and since when. Every time is an
+/// age of this process.
 #[derive(Debug, Default)]
 pub struct Deferrals {
-    known: HashMap<ExecutionId, (u32, Duration)>,
+    known: HashMap<ExecutionId, Deferred>,
+}
+
+#[derive(Debug, Default)]
+struct Deferred {
+    count: u32,
+    since: Duration,
+    alone_until: Duration,
 }
 
 impl Deferrals {
@@ -180,15 +188,28 @@ impl Deferrals {
     const MOST: usize = 100_000;
 
     /// Counts one more deferral; returns the back-off (250 ms doubling to 5 s) and the time since
-    /// the first. `now` is the age of this process.
+    /// the first.
     pub fn defer(&mut self, execution: &ExecutionId, now: Duration) -> (Duration, Duration) {
         if self.known.len() >= Self::MOST && !self.known.contains_key(execution) {
             self.known.clear();
         }
-        let (count, since) = self.known.entry(execution.clone()).or_insert((0, now));
-        let backoff = (Self::FIRST * (1 << (*count).min(5))).min(Self::LONGEST);
-        *count += 1;
-        (backoff, now.saturating_sub(*since))
+        let first = || Deferred { since: now, ..Deferred::default() };
+        let known = self.known.entry(execution.clone()).or_insert_with(first);
+        let backoff = (Self::FIRST * (1 << known.count.min(5))).min(Self::LONGEST);
+        known.count += 1;
+        (backoff, now.saturating_sub(known.since))
+    }
+
+    /// An execution that was deferred after a takeover has no time of its own before which it is not
+    /// due: this process does not try again before `until`, others may.
+    pub fn leave_alone(&mut self, execution: &ExecutionId, until: Duration) {
+        if let Some(known) = self.known.get_mut(execution) {
+            known.alone_until = until;
+        }
+    }
+
+    pub fn is_left_alone(&self, execution: &ExecutionId, now: Duration) -> bool {
+        self.known.get(execution).is_some_and(|known| now < known.alone_until)
     }
 
     /// It was admitted or refused: nothing more to remember.
@@ -330,5 +351,21 @@ mod tests {
         assert_eq!(deferrals.defer(&id, Duration::from_secs(9)).1, Duration::from_secs(9));
         deferrals.settle(&id);
         assert_eq!(deferrals.defer(&id, Duration::ZERO).0, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn what_was_deferred_after_a_takeover_is_left_alone_until_its_time() {
+        let mut deferrals = Deferrals::default();
+        let (id, until) = (ExecutionId::from("e"), Duration::from_secs(5));
+        deferrals.leave_alone(&id, until);
+        assert!(!deferrals.is_left_alone(&id, Duration::ZERO), "it was never deferred");
+        deferrals.defer(&id, Duration::ZERO);
+        assert!(!deferrals.is_left_alone(&id, Duration::ZERO));
+        deferrals.leave_alone(&id, until);
+        assert!(deferrals.is_left_alone(&id, Duration::from_millis(4_999)));
+        assert!(!deferrals.is_left_alone(&id, until));
+        deferrals.leave_alone(&id, until);
+        deferrals.settle(&id);
+        assert!(!deferrals.is_left_alone(&id, Duration::ZERO));
     }
 }

@@ -144,7 +144,7 @@ impl Work for TakeOverWork {
         let shared = &session.shared;
         shared.stored(stored);
         for (execution, backoff) in backoffs {
-            shared.leave_alone(execution, backoff);
+            shared.leave_alone(&execution, backoff);
         }
         for claim in &batch.claims {
             shared.settle(&claim.lease.execution);

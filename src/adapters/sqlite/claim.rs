@@ -273,6 +273,7 @@ impl<'a> Taking<'a> {
                 .bind(candidate.execution.as_str())
                 .execute(moment.on())
                 .await?;
+            self.shared.leave_alone(&candidate.execution, backoff);
             locks::mark(moment.on(), &now, &self.lease(&candidate.execution), RELEASED).await
         }
     }

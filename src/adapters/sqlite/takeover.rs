@@ -35,8 +35,8 @@ pub(super) async fn take_over(
     for take_over in due {
         if take_over.seen.cancelled {
             cancelled::tidy(&mut moment, take_over).await?;
-        } else if let Some(candidate) = still_as_seen(&mut moment, take_over).await? {
-            candidates.push(candidate);
+        } else if !shared.is_left_alone(&take_over.seen.execution) {
+            candidates.extend(still_as_seen(&mut moment, take_over).await?);
         }
     }
     locks::clear_as_seen(moment.on(), &now, candidates.iter().filter_map(|c| c.from.as_ref()))
