@@ -22,7 +22,7 @@ use crate::{
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
-        intake::{Admitted, Deferral, StepSlot},
+        intake::{Admitted, Deferral, HALF_MADE, StepSlot},
         lease::Lease,
         workflow::Workflow,
     },
@@ -98,9 +98,9 @@ async fn pin(moment: &mut Moment<'_>, limit: usize) -> Result<Vec<Candidate>, Fa
         .collect()
 }
 
-/// A row without a time of creation is as old as can be.
+/// Without a time of creation it counts as just old enough; from the future, it is new.
 pub(super) fn age(milliseconds: Option<i64>) -> Duration {
-    milliseconds.map_or(Duration::MAX, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+    milliseconds.map_or(HALF_MADE, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
 }
 
 async fn put_back(

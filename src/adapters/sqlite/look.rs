@@ -55,7 +55,7 @@ pub(super) async fn queue(connection: &mut SqliteConnection) -> Result<Queue, Fa
          SELECT (SELECT COUNT(*) FROM workflow_executions
                   WHERE status='pending' AND ow_due<=clock.soon AND ow_fence<?2) AS due,
                 (SELECT COUNT(*) FROM workflow_executions
-                  WHERE status='pending' AND ow_due>clock.soon) AS later,
+                  WHERE status='pending' AND ow_due>clock.soon AND ow_fence<?2) AS later,
                 (SELECT COUNT(*) FROM workflow_executions WHERE status='running') AS running,
                 (SELECT CAST((unixepoch(clock.now,'subsec')-unixepoch(MIN(ow_due),'subsec'))*1000
                              AS INTEGER)

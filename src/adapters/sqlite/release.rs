@@ -57,7 +57,7 @@ pub(super) async fn reap(connection: &mut SqliteConnection, limit: u32) -> Resul
              WHERE expires_at<strftime('%Y-%m-%d %H:%M:%f', ?1, '-60 seconds')
                AND (substr(owner, 1, 1)='~'
                     OR substr(lock_key, 1, 19)<>'workflow_execution:')
-             LIMIT ?2)",
+             ORDER BY expires_at LIMIT ?2)",
     )
     .bind(now)
     .bind(limit)
