@@ -10,8 +10,14 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::SqliteConnection;
 
-use super::{SqliteStore, errors::Failure, schema};
+use super::{
+    SqliteStore,
+    errors::{Failure, Place},
+    schema,
+    session::Opener,
+};
 use crate::{
+    adapters::lane::{Lanes, LanesSettings},
     domain::{definition::Definition, id::ExecutionId},
     ports::control::{
         About, Applied, Control, ControlError, ExecutionDetail, ExecutionSummary, Filter,
@@ -33,7 +39,15 @@ impl SqliteStore {
 #[async_trait]
 impl Control for SqliteStore {
     async fn migrate(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError> {
-        self.command(move |c| Box::pin(schema::migrate(c, dry_run))).await
+        let Place::File(path) = &self.place else {
+            return self.command(move |c| Box::pin(schema::migrate(c, dry_run))).await;
+        };
+        if dry_run && self.place.is_missing() {
+            return Ok(schema::all_of_it());
+        }
+        let lanes = Lanes::start(Opener::file(path, !dry_run), LanesSettings::new("migrate", 1));
+        let done = self.job(&lanes, move |c| Box::pin(schema::migrate(c, dry_run))).await;
+        done.map_err(|failure| failure.into_control(&self.place))
     }
 
     async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError> {

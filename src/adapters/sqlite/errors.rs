@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** a sentence that reaches a person names the file and says what to do next.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     adapters::lane::LaneError,
@@ -32,6 +35,15 @@ pub(super) enum Failure {
 pub(super) enum Place {
     File(PathBuf),
     Memory,
+}
+
+impl Place {
+    /// A file that is not there, and can be made.
+    pub(super) fn is_missing(&self) -> bool {
+        let Self::File(path) = self else { return false };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        !path.exists() && folder.is_none_or(Path::is_dir)
+    }
 }
 
 impl fmt::Display for Place {
@@ -108,6 +120,9 @@ impl Failure {
         match self {
             Self::Control(error) => error,
             Self::Sql(error) if is_missing_table(&error) => ControlError::NotMigrated,
+            Self::Sql(error) if code(&error) == Some(CANTOPEN) && place.is_missing() => {
+                ControlError::NotMigrated
+            }
             other => ControlError::Store(other.into_store(place)),
         }
     }

@@ -4,7 +4,8 @@
 //! first statement, so what it reads stays true until its commit and no lock order matters.
 //!
 //! **Invariant:** every connection writes through to the disk (`synchronous=FULL`, WAL), checks
-//! foreign keys, and every time that is stored comes from SQLite's own clock.
+//! foreign keys, and is to tables that this version knows, if to any; every time that is stored comes
+//! from SQLite's own clock.
 
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::errors::{Failure, Place, is_busy};
+use super::{
+    errors::{Failure, Place, is_busy},
+    schema,
+};
 use crate::adapters::lane::Connector;
 
 /// How long a writer waits for the writers before it.
@@ -54,6 +58,11 @@ impl Opener {
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
+
+    /// A connection that only keeps memory from going away.
+    pub(super) async fn anchor(&self) -> Result<SqliteConnection, Failure> {
+        Ok(self.options.connect().await?)
+    }
 }
 
 fn session(options: SqliteConnectOptions) -> SqliteConnectOptions {
@@ -74,6 +83,8 @@ impl Connector for Opener {
             if let Place::File(_) = self.place {
                 keep_a_log(&mut connection).await?;
             }
+            // Tables that are not there yet are the matter of whoever asks for them.
+            schema::is_migrated(&mut connection).await?;
             Ok(connection)
         })
     }

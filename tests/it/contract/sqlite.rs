@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use orchestrator_worker::adapters::sqlite::{Settings, SqlitePath, SqliteStore};
+use orchestrator_worker::{
+    adapters::sqlite::{Settings, SqlitePath, SqliteStore},
+    ports::control::Control,
+};
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Row as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteRow},
@@ -128,6 +131,19 @@ async fn rows(stranger: &mut SqliteConnection, sql: &str) -> Vec<Row> {
         columns.map(|c| (c.name().to_owned(), text(row, c.ordinal()))).collect()
     };
     rows.unwrap_or_else(|error| panic!("{sql}: {error}")).iter().map(named).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_migration_makes_no_file() {
+    let file = File::create().await;
+    let store = file.store().await;
+    let announced = store.migrate(true).await.expect("a dry run");
+    assert!(!file.path().exists());
+    assert_eq!(store.migrate(false).await.map(|done| done.len()), Ok(announced.len()));
+    // Where it could not be made, it says so instead.
+    let nowhere = open(SqlitePath::File(file.path().join("store.db"))).await;
+    let error = nowhere.migrate(true).await.expect_err("there is no such folder");
+    assert!(error.to_string().contains("does not exist; make it"), "{error}");
 }
 
 impl Served for File {
