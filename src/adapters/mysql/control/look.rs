@@ -70,6 +70,7 @@ pub(in crate::adapters::mysql) async fn list(
     run(lanes, WORK_LIMIT, List { filter: filter.clone() }).await
 }
 
+/// Databases take words that differ in case, or in spaces at their end, for the same; we do not.
 struct List {
     filter: Filter,
 }
@@ -82,10 +83,12 @@ impl Work for List {
         facts::of(session).await?;
         let Filter { state, template, executions, limit } = &self.filter;
         let mut conditions = vec!["TRUE".to_owned()];
-        conditions.extend(state.map(|_| "e.status=?".into()));
-        conditions.extend(template.as_ref().map(|_| "(e.template_id=? OR t.name=?)".into()));
+        conditions.extend(state.map(|_| "e.status=? AND CAST(e.status AS BINARY)=?".into()));
+        let named = "(CAST(e.template_id AS BINARY)=? OR CAST(t.name AS BINARY)=?)";
+        conditions.extend(template.as_ref().map(|_| named.into()));
         if !executions.is_empty() {
-            conditions.push(format!("e.id IN ({})", rows::marks(executions.len())));
+            let marks = rows::marks(executions.len());
+            conditions.push(format!("e.id IN ({marks}) AND CAST(e.id AS BINARY) IN ({marks})"));
         }
         let mut ask = made(format!(
             "{} WHERE {} ORDER BY e.created_at DESC, e.id DESC LIMIT ?",
@@ -93,13 +96,16 @@ impl Work for List {
             conditions.join(" AND ")
         ));
         if let Some(state) = state {
-            ask = ask.bind(state.as_str());
+            ask = ask.bind(state.as_str()).bind(state.as_str().as_bytes());
         }
         if let Some(template) = template {
-            ask = ask.bind(template).bind(template);
+            ask = ask.bind(template.as_bytes()).bind(template.as_bytes());
         }
         for execution in executions {
             ask = ask.bind(execution.as_str());
+        }
+        for execution in executions {
+            ask = ask.bind(execution.as_str().as_bytes());
         }
         session.rows(ask.bind(limit)).await?.iter().map(summary).collect()
     }
@@ -127,12 +133,16 @@ impl Work for Show {
         let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
             return Ok(None);
         };
+        let summary = summary(&row)?;
+        if summary.execution != self.execution {
+            return Ok(None);
+        }
         let mut attempts = self.attempts(session).await?;
         let mut steps = self.steps(session).await?;
         for step in &mut steps {
             step.attempts = attempts.remove(&step.step_execution).unwrap_or_default();
         }
-        Ok(Some(ExecutionDetail { summary: summary(&row)?, fence: rows::count(&row, 10)?, steps }))
+        Ok(Some(ExecutionDetail { summary, fence: rows::count(&row, 10)?, steps }))
     }
 }
 

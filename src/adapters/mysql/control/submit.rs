@@ -83,7 +83,7 @@ async fn find(
 ) -> Result<Result<Template, ControlError>, Fault> {
     let ask = fixed(
         "SELECT id, name, CAST(COALESCE(is_active, 1) AS SIGNED) FROM workflow_templates \
-         WHERE id=? OR name=?",
+         WHERE id=? OR name=? ORDER BY id",
     );
     let mut found = Vec::new();
     for row in session.rows(ask.bind(wanted).bind(wanted)).await? {
