@@ -175,14 +175,8 @@ pub(super) async fn definitions(
             definition.steps.push(step(&row)?);
         }
     }
-    read.values_mut().flatten().for_each(sort);
+    read.values_mut().flatten().for_each(Definition::sort);
     Ok(read)
-}
-
-/// The same rows must give the same text, in whatever order they came.
-pub(super) fn sort(definition: &mut Definition) {
-    let place = |step: &RecordedStep| step.order.unwrap_or(0);
-    definition.steps.sort_by(|a, b| (place(a), &a.id).cmp(&(place(b), &b.id)));
 }
 
 fn step(row: &MySqlRow) -> Result<RecordedStep, Fault> {

@@ -33,8 +33,7 @@ pub(super) async fn definitions(
            FROM workflow_templates t
            LEFT JOIN workflow_template_steps ts ON ts.template_id=t.id
            LEFT JOIN steps s ON s.id=ts.step_id
-          WHERE t.id IN (SELECT value FROM json_each(?1))
-          ORDER BY t.id, ts.\"order\", ts.step_id, ts.id",
+          WHERE t.id IN (SELECT value FROM json_each(?1))",
     )
     .bind(list(templates))
     .fetch_all(connection)
@@ -55,6 +54,7 @@ pub(super) async fn definitions(
             definition.steps.push(recorded_step(row)?);
         }
     }
+    found.values_mut().flatten().for_each(Definition::sort);
     Ok(found)
 }
 

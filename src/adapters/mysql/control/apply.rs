@@ -35,7 +35,7 @@ pub(in crate::adapters::mysql) async fn apply(
     about: &About,
 ) -> Result<Applied, Fault> {
     let mut definition = definition.clone();
-    templates::sort(&mut definition);
+    definition.sort();
     run(lanes, WORK_LIMIT, Apply { definition, about: about.clone() }).await
 }
 

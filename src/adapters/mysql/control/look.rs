@@ -16,8 +16,9 @@ use crate::{
             session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
+        plans,
     },
-    domain::{definition::Definition, id::ExecutionId, id::TemplateId},
+    domain::id::{ExecutionId, TemplateId},
     ports::control::{
         AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
         UnixMillis,
@@ -147,7 +148,6 @@ impl Work for Show {
 }
 
 impl Show {
-    /// In the order of the plan, once there is one: the template may have changed since.
     async fn steps(&self, session: &mut Session) -> Result<Vec<StepDetail>, Fault> {
         let ask = made(format!(
             "SELECT se.id, s.name, s.executor_type, se.status, se.retry_count, se.output, se.error, \
@@ -160,37 +160,20 @@ impl Show {
             unix("se.finished_at")
         ));
         let found = session.rows(ask.bind(self.execution.as_str())).await?;
-        let mut steps = found
+        let steps = found
             .iter()
-            .map(|row| Ok((rows::name(row, 9)?, step(row)?)))
+            .map(|row| Ok((rows::name(row, 9)?.into(), step(row)?)))
             .collect::<Result<Vec<_>, Fault>>()?;
-        if let Some(plan) = self.plan(session).await? {
-            let places: HashMap<&str, usize> =
-                (0..).zip(&plan.steps).map(|(place, step)| (step.id.as_str(), place)).collect();
-            steps.sort_by_key(|(id, _)| places.get(id.as_str()).copied().unwrap_or(usize::MAX));
-            for (id, detail) in &mut steps {
-                if let Some(place) = places.get(id.as_str()) {
-                    detail.name.clone_from(&plan.steps[*place].name);
-                    detail.executor_type.clone_from(&plan.steps[*place].executor_type);
-                }
-            }
-        }
-        Ok(steps.into_iter().map(|(_, step)| step).collect())
+        Ok(plans::as_planned(self.plan(session).await?.as_deref(), steps))
     }
 
-    async fn plan(&self, session: &mut Session) -> Result<Option<Definition>, Fault> {
+    async fn plan(&self, session: &mut Session) -> Result<Option<String>, Fault> {
         let ask = fixed(
             "SELECT p.plan FROM workflow_executions e JOIN ow_plans p ON p.sha256=e.ow_plan \
              WHERE e.id=?",
         );
-        let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
-            return Ok(None);
-        };
-        let mut plan = Definition::from_text(&rows::name(&row, 0)?).ok();
-        if let Some(plan) = &mut plan {
-            crate::adapters::mysql::templates::sort(plan);
-        }
-        Ok(plan)
+        let row = session.row(ask.bind(self.execution.as_str())).await?;
+        row.map(|row| rows::name(&row, 0)).transpose()
     }
 
     async fn attempts(

@@ -32,7 +32,7 @@ pub(in crate::adapters::sqlite) async fn apply(
     let applied = match before {
         None => Applied::Created,
         Some(Ok(before))
-            if sorted(&before) == sorted(definition)
+            if before == sorted(definition)
                 && described.as_deref() == Some(about.description.as_str()) =>
         {
             Applied::Unchanged
@@ -51,7 +51,7 @@ pub(in crate::adapters::sqlite) async fn apply(
 
 fn sorted(definition: &Definition) -> Definition {
     let mut definition = definition.clone();
-    definition.steps.sort_by(|a, b| (a.order, &a.id).cmp(&(b.order, &b.id)));
+    definition.sort();
     definition
 }
 

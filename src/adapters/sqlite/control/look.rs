@@ -5,12 +5,18 @@
 use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    adapters::sqlite::{
-        errors::Failure,
-        rows::{Cells, list as as_list},
-        session::Moment,
+    adapters::{
+        plans,
+        sqlite::{
+            errors::Failure,
+            rows::{Cells, list as as_list},
+            session::Moment,
+        },
     },
-    domain::{execution::ExecutionState, id::ExecutionId},
+    domain::{
+        execution::ExecutionState,
+        id::{ExecutionId, StepId},
+    },
     ports::control::{
         AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
     },
@@ -72,8 +78,17 @@ pub(in crate::adapters::sqlite) async fn show(
         moment.rollback().await?;
         return Err(ControlError::NoExecution(execution.to_string()).into());
     };
+    let plan = sqlx::query(
+        "SELECT p.plan FROM workflow_executions e JOIN ow_plans p ON p.sha256=e.ow_plan
+          WHERE e.id=?1",
+    )
+    .bind(execution.as_str())
+    .fetch_optional(moment.on())
+    .await?
+    .map(|row| row.word("plan"))
+    .transpose()?;
     let rows = sqlx::query(
-        "SELECT x.id, s.name, s.executor_type, x.status, x.retry_count, x.output, x.error,
+        "SELECT x.id, x.step_id, s.name, s.executor_type, x.status, x.retry_count, x.output, x.error,
                 CAST(unixepoch(x.started_at,'subsec')*1000 AS INTEGER) AS started_ms,
                 CAST(unixepoch(x.finished_at,'subsec')*1000 AS INTEGER) AS finished_ms
            FROM workflow_step_executions x
@@ -81,16 +96,18 @@ pub(in crate::adapters::sqlite) async fn show(
            LEFT JOIN workflow_executions e ON e.id=x.execution_id
            LEFT JOIN workflow_template_steps ts
                   ON ts.template_id=e.template_id AND ts.step_id=x.step_id
-          WHERE x.execution_id=?1 ORDER BY ts.\"order\", x.step_id, x.id",
+          WHERE x.execution_id=?1 ORDER BY COALESCE(ts.\"order\", 0), x.step_id, x.id",
     )
     .bind(execution.as_str())
     .fetch_all(moment.on())
     .await?;
     let mut steps = Vec::with_capacity(rows.len());
     for row in &rows {
-        steps.push(step_detail(&mut moment, row).await?);
+        let id = StepId::from(row.word("step_id")?);
+        steps.push((id, step_detail(&mut moment, row).await?));
     }
     moment.rollback().await?;
+    let steps = plans::as_planned(plan.as_deref(), steps);
     Ok(ExecutionDetail { summary: summary(&row)?, fence: row.count("ow_fence")?, steps })
 }
 
