@@ -45,6 +45,13 @@ pub struct StepSlot {
     pub retry_count: u32,
 }
 
+impl StepSlot {
+    /// Counts one more attempt. Anybody may have written the last number there is: it stays.
+    pub fn count_attempt(&mut self) {
+        self.attempt = self.attempt.saturating_add(1);
+    }
+}
+
 /// What the workers of this version and build can run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Supported {

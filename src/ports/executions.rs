@@ -112,7 +112,7 @@ impl Claim {
         let mut progress = Progress::new(&workflow, recorded);
         let plan = plan(&workflow, &mut progress, steps_at_once);
         for id in &plan.start {
-            slots[id.index()].attempt += 1;
+            slots[id.index()].count_attempt();
         }
         Self { lease, workflow, slots, progress, plan, kind, age }
     }

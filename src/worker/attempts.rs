@@ -95,9 +95,9 @@ impl Tries {
         error: String,
         retry_after: Option<Duration>,
     ) -> Result<(), Tried> {
-        self.slot.retry_count += 1;
+        self.slot.retry_count = self.slot.retry_count.saturating_add(1);
         if outcome == AttemptOutcome::Failed {
-            self.slot.key_gen += 1;
+            self.slot.key_gen = self.slot.key_gen.saturating_add(1);
         }
         let delay = self.tools.backoff.delay(self.slot.retry_count, rand::random(), retry_after);
         warn!(event = "step.retrying", attempt = self.slot.attempt, %error, delay = ?delay,
@@ -119,7 +119,7 @@ impl Tries {
             () = self.tools.drain.draining.cancelled() => return Err(self.between()),
             () = sleep(delay) => {}
         }
-        self.slot.attempt += 1;
+        self.slot.count_attempt();
         let mut advance = Advance::new(self.standing.lease.clone());
         advance.started.push(StepStart::of(&self.slot));
         self.record(advance).await?;
