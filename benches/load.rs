@@ -124,7 +124,11 @@ impl<'r> Database<'r> {
         let Some(server) = &store.server else {
             let path = folder.path().join("load.db");
             let settings = SqliteSettings { path: SqlitePath::File(path.clone()) };
-            let opened = runtime.block_on(SqliteStore::open(settings)).expect("a file");
+            let opened = runtime.block_on(async {
+                let opened = SqliteStore::open(settings).await.expect("a file");
+                opened.migrate(false).await.expect("it is migrated");
+                opened
+            });
             let url = format!("sqlite://{}", path.display());
             return (Self { runtime, url, server: None, _folder: folder }, Arc::new(opened));
         };

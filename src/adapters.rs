@@ -1,7 +1,9 @@
-//! The ports' implementations. Submodules do not know each other; all may use [`lane`] and [`plans`].
+//! The ports' implementations. Submodules do not know each other; all may use [`lane`],
+//! [`plans`] and [`texts`].
 
 pub mod lane;
 pub mod mysql;
 pub mod plans;
 pub mod runners;
 pub mod sqlite;
+pub mod texts;

@@ -2,7 +2,8 @@
 --
 -- The columns are those of the orchestrator on MySQL. Times are UTC texts of one form,
 -- 'YYYY-MM-DD HH:MM:SS.SSS', which sorts as time does. Ids are its char(36), and ASCII: then an id
--- that was read finds its row again, whatever a stranger put into it.
+-- that was read finds its row again, whatever a stranger put into it. The worker's numbers are
+-- unsigned, as there: a start is written only over the attempt that was read.
 --
 -- Each `-- step:` line begins a step that `migrate` names; it runs together with all others in one
 -- transaction.
@@ -69,12 +70,12 @@ CREATE TABLE workflow_executions (
   created_by     TEXT,
   created_at     TEXT,
   updated_at     TEXT,
-  ow_fence       INTEGER NOT NULL DEFAULT 0,
+  ow_fence       INTEGER NOT NULL DEFAULT 0 CHECK (ow_fence >= 0),
   ow_owner       TEXT NOT NULL DEFAULT '',
   ow_owner_uid   TEXT NOT NULL DEFAULT '',
   ow_claim       TEXT NOT NULL DEFAULT '',
-  ow_claims      INTEGER NOT NULL DEFAULT 0,
-  ow_run         INTEGER NOT NULL DEFAULT 0,
+  ow_claims      INTEGER NOT NULL DEFAULT 0 CHECK (ow_claims BETWEEN 0 AND 4294967295),
+  ow_run         INTEGER NOT NULL DEFAULT 0 CHECK (ow_run BETWEEN 0 AND 4294967295),
   ow_plan        BLOB,
   ow_traceparent TEXT NOT NULL DEFAULT '',
   ow_not_before  TEXT,
@@ -108,9 +109,9 @@ CREATE TABLE workflow_step_executions (
   retry_count  INTEGER DEFAULT 0,
   created_at   TEXT,
   updated_at   TEXT,
-  ow_fence     INTEGER NOT NULL DEFAULT 0,
-  ow_attempt   INTEGER NOT NULL DEFAULT 0,
-  ow_key_gen   INTEGER NOT NULL DEFAULT 0
+  ow_fence     INTEGER NOT NULL DEFAULT 0 CHECK (ow_fence >= 0),
+  ow_attempt   INTEGER NOT NULL DEFAULT 0 CHECK (ow_attempt BETWEEN 0 AND 4294967295),
+  ow_key_gen   INTEGER NOT NULL DEFAULT 0 CHECK (ow_key_gen BETWEEN 0 AND 4294967295)
 ) STRICT;
 CREATE INDEX idx_workflow_step_executions_execution_id ON workflow_step_executions(execution_id);
 CREATE INDEX idx_workflow_step_executions_step_id ON workflow_step_executions(step_id);
@@ -123,8 +124,8 @@ CREATE TABLE distributed_locks (
   expires_at TEXT NOT NULL,
   created_at TEXT,
   updated_at TEXT,
-  ow_fence   INTEGER NOT NULL DEFAULT 0,
-  ow_beat    INTEGER NOT NULL DEFAULT 0
+  ow_fence   INTEGER NOT NULL DEFAULT 0 CHECK (ow_fence >= 0),
+  ow_beat    INTEGER NOT NULL DEFAULT 0 CHECK (ow_beat >= 0)
 ) STRICT;
 CREATE INDEX ow_expires ON distributed_locks(expires_at);
 

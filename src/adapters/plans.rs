@@ -1,4 +1,5 @@
-//! Workflows that this process has already read and checked, by the hash of their stored plan.
+//! Plans as stored: workflows that this process has already read and checked, by the hash of their
+//! plan, and the steps of an execution as its plan has them.
 //!
 //! **Invariant:** a hash stands for one text for ever, so an entry never goes stale.
 
@@ -7,18 +8,29 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::domain::{
-    definition::Definition,
-    id::PlanHash,
-    workflow::{Workflow, WorkflowError},
+use crate::{
+    domain::{
+        definition::Definition,
+        id::{PlanHash, StepId, TemplateId},
+        workflow::{Workflow, WorkflowError},
+    },
+    ports::control::StepDetail,
 };
 
 /// A checked workflow, or why the stored text is none.
 pub type Checked = Result<Arc<Workflow>, PlanError>;
 
-/// Why a stored plan cannot be run.
+/// Why an execution has nothing that can be run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
+    #[error("it names no template")]
+    NoTemplate,
+    #[error("its template {0} does not exist any more")]
+    TemplateGone(TemplateId),
+    #[error("step {0} of its template does not exist any more")]
+    StepGone(StepId),
+    #[error("the plan of its first claim is not in ow_plans any more")]
+    PlanGone,
     #[error("its stored plan is not readable: {0}")]
     Text(String),
     #[error(transparent)]
@@ -72,6 +84,25 @@ impl Plans {
             known.bytes += bytes;
         }
     }
+}
+
+/// The steps of an execution in the order of its plan and under the names that they have there, once
+/// there is a plan: its template may have been edited since. Without one they stay as they are.
+pub fn as_planned(plan: Option<&str>, mut steps: Vec<(StepId, StepDetail)>) -> Vec<StepDetail> {
+    if let Some(mut plan) = plan.and_then(|text| Definition::from_text(text).ok()) {
+        plan.sort();
+        let places: HashMap<&StepId, usize> =
+            (0..).zip(&plan.steps).map(|(place, step)| (&step.id, place)).collect();
+        let place = |id: &StepId| places.get(id).copied();
+        steps.sort_by_key(|(id, _)| place(id).unwrap_or(usize::MAX));
+        for (id, detail) in &mut steps {
+            if let Some(place) = place(id) {
+                detail.name.clone_from(&plan.steps[place].name);
+                detail.executor_type.clone_from(&plan.steps[place].executor_type);
+            }
+        }
+    }
+    steps.into_iter().map(|(_, step)| step).collect()
 }
 
 fn check(text: &str) -> Checked {

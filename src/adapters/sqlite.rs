@@ -5,6 +5,7 @@
 
 mod admission;
 mod advance;
+mod cancelled;
 mod claim;
 mod control;
 mod eligible;
@@ -31,12 +32,12 @@ use std::{
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::SqliteConnection;
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::{errors::Failure, session::Opener};
 use super::{
-    lane::{Connector, Lanes, LanesSettings},
+    lane::{Lanes, LanesSettings},
     plans::Plans,
 };
 use crate::{
@@ -58,8 +59,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SqlitePath {
     File(PathBuf),
-    /// Gone with the store.
-    Memory,
+    /// Gone with the last store on it. Stores of one process that give the same name share it;
+    /// without a name it is one store's own.
+    Memory {
+        name: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub struct SqliteStore {
     /// Renewals do not queue behind work; `None` for memory, whose one lane serves all.
     leases: Option<Lanes<Opener>>,
     /// Memory lives as long as a connection to it.
-    _anchor: OnceCell<SqliteConnection>,
+    _anchor: Option<SqliteConnection>,
 }
 
 /// What all jobs of one store share.
@@ -92,6 +96,17 @@ impl Shared {
         deferrals.defer(execution, self.born.elapsed())
     }
 
+    /// This process does not take the execution over before its back-off is past; others may.
+    fn leave_alone(&self, execution: &ExecutionId, backoff: Duration) {
+        let mut deferrals = self.deferrals.lock().expect("no panic while it is held");
+        deferrals.leave_alone(execution, self.born.elapsed(), backoff);
+    }
+
+    fn is_left_alone(&self, execution: &ExecutionId) -> bool {
+        let deferrals = self.deferrals.lock().expect("no panic while it is held");
+        deferrals.is_left_alone(execution, self.born.elapsed())
+    }
+
     fn settle(&self, execution: &ExecutionId) {
         self.deferrals.lock().expect("no panic while it is held").settle(execution);
     }
@@ -101,28 +116,29 @@ impl Shared {
 const LIMIT: Duration = Duration::from_secs(20);
 
 impl SqliteStore {
-    /// Opens the database, makes the file where it is missing, and brings its tables up to this
-    /// version. Fails with a sentence that names the file.
+    /// A store whose tables need not be there yet, nor its file: `migrate` makes them. What is wrong
+    /// with a file is told by the first verb.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             plans: Plans::default(),
             deferrals: Mutex::default(),
             born: Instant::now(),
         });
-        let store = match settings.path {
+        Ok(match settings.path {
             SqlitePath::File(path) => {
-                let opener = Opener::file(&path);
+                let opener = Opener::file(&path, false);
                 Self {
                     place: opener.place().clone(),
                     shared,
                     work: Lanes::start(opener.clone(), LanesSettings::new("work", 2)),
                     leases: Some(Lanes::start(opener, LanesSettings::new("leases", 1))),
-                    _anchor: OnceCell::new(),
+                    _anchor: None,
                 }
             }
-            SqlitePath::Memory => {
-                let opener = Opener::memory(&Uuid::new_v4().simple().to_string());
-                let anchor = opener.connect().await;
+            SqlitePath::Memory { name } => {
+                let name = name.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
+                let opener = Opener::memory(&name);
+                let anchor = opener.anchor().await;
                 let place = opener.place().clone();
                 let anchor = anchor.map_err(|failure| failure.into_store(&place))?;
                 Self {
@@ -130,12 +146,10 @@ impl SqliteStore {
                     shared,
                     work: Lanes::start(opener, LanesSettings::new("work", 1)),
                     leases: None,
-                    _anchor: OnceCell::new_with(Some(anchor)),
+                    _anchor: Some(anchor),
                 }
             }
-        };
-        store.on(&store.work, |c| Box::pin(schema::migrate(c, false))).await?;
-        Ok(store)
+        })
     }
 
     async fn job<T: Send + 'static>(

@@ -55,7 +55,7 @@ pub async fn open(store: &Store) -> Result<Stores, AppError> {
 fn sqlite_settings(place: &Sqlite) -> sqlite::Settings {
     let path = match place {
         Sqlite::File { path, .. } => SqlitePath::File(path.clone()),
-        Sqlite::Memory => SqlitePath::Memory,
+        Sqlite::Memory => SqlitePath::Memory { name: None },
     };
     sqlite::Settings { path }
 }

@@ -65,6 +65,13 @@ impl RecordedStep {
 }
 
 impl Definition {
+    /// Puts the steps in the order in which ready ones are taken: the same rows must give the same
+    /// text, in whatever order they came.
+    pub fn sort(&mut self) {
+        let place = |step: &RecordedStep| step.order.unwrap_or(0);
+        self.steps.sort_by(|a, b| (place(a), &a.id).cmp(&(place(b), &b.id)));
+    }
+
     /// The text kept in `ow_plans.plan`.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).expect("text and numbers always have a JSON form")

@@ -45,6 +45,13 @@ pub struct StepSlot {
     pub retry_count: u32,
 }
 
+impl StepSlot {
+    /// Counts one more attempt. Anybody may have written the last number there is: it stays.
+    pub fn count_attempt(&mut self) {
+        self.attempt = self.attempt.saturating_add(1);
+    }
+}
+
 /// What the workers of this version and build can run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Supported {
@@ -106,6 +113,19 @@ pub enum Deferral {
     Unwritable(String),
 }
 
+impl Deferral {
+    /// Why it is failed rather than put back once more, if it is; `since` is the time since this
+    /// process first put it back.
+    pub fn refusal(&self, since: Duration, unknown_after: Duration) -> Option<String> {
+        match self {
+            Self::Unknown(_) if since >= unknown_after => {
+                Some(format!("{self}, and no newer one has taken it"))
+            }
+            Self::Unknown(_) | Self::HalfMade | Self::Locked | Self::Unwritable(_) => None,
+        }
+    }
+}
+
 /// Decides on one execution. `age` is the time since its creation by the store's clock.
 pub fn intake(
     workflow: &Workflow,
@@ -161,10 +181,18 @@ fn take_row(
     Ok((Recorded::from_row(state, row.error), Some(slot)))
 }
 
-/// Counts, per execution, how often this process has put it back and since when.
+/// Counts, per execution, how often this process has put it back and since when. Every time is an
+/// age of this process.
 #[derive(Debug, Default)]
 pub struct Deferrals {
-    known: HashMap<ExecutionId, (u32, Duration)>,
+    known: HashMap<ExecutionId, Deferred>,
+    alone_until: HashMap<ExecutionId, Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Deferred {
+    count: u32,
+    since: Duration,
 }
 
 impl Deferrals {
@@ -174,20 +202,33 @@ impl Deferrals {
     const MOST: usize = 100_000;
 
     /// Counts one more deferral; returns the back-off (250 ms doubling to 5 s) and the time since
-    /// the first. `now` is the age of this process.
+    /// the first.
     pub fn defer(&mut self, execution: &ExecutionId, now: Duration) -> (Duration, Duration) {
         if self.known.len() >= Self::MOST && !self.known.contains_key(execution) {
             self.known.clear();
         }
-        let (count, since) = self.known.entry(execution.clone()).or_insert((0, now));
-        let backoff = (Self::FIRST * (1 << (*count).min(5))).min(Self::LONGEST);
-        *count += 1;
-        (backoff, now.saturating_sub(*since))
+        let first = || Deferred { since: now, ..Deferred::default() };
+        let known = self.known.entry(execution.clone()).or_insert_with(first);
+        let backoff = (Self::FIRST * (1 << known.count.min(5))).min(Self::LONGEST);
+        known.count += 1;
+        (backoff, now.saturating_sub(known.since))
+    }
+
+    /// An execution that was deferred after a takeover has no time of its own before which it is not
+    /// due: this process does not try again before `backoff` is past, others may.
+    pub fn leave_alone(&mut self, execution: &ExecutionId, now: Duration, backoff: Duration) {
+        self.alone_until.retain(|_, until| *until > now);
+        self.alone_until.insert(execution.clone(), now + backoff);
+    }
+
+    pub fn is_left_alone(&self, execution: &ExecutionId, now: Duration) -> bool {
+        self.alone_until.get(execution).is_some_and(|until| now < *until)
     }
 
     /// It was admitted or refused: nothing more to remember.
     pub fn settle(&mut self, execution: &ExecutionId) {
         self.known.remove(execution);
+        self.alone_until.remove(execution);
     }
 }
 
@@ -324,5 +365,18 @@ mod tests {
         assert_eq!(deferrals.defer(&id, Duration::from_secs(9)).1, Duration::from_secs(9));
         deferrals.settle(&id);
         assert_eq!(deferrals.defer(&id, Duration::ZERO).0, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn what_was_deferred_after_a_takeover_is_left_alone_until_its_time() {
+        let mut deferrals = Deferrals::default();
+        let (id, now) = (ExecutionId::from("e"), Duration::from_secs(100));
+        let backoff = Duration::from_secs(5);
+        assert!(!deferrals.is_left_alone(&id, now));
+        deferrals.leave_alone(&id, now, backoff);
+        assert!(deferrals.is_left_alone(&id, now + Duration::from_millis(4_999)));
+        assert!(!deferrals.is_left_alone(&id, now + backoff));
+        deferrals.settle(&id);
+        assert!(!deferrals.is_left_alone(&id, now));
     }
 }

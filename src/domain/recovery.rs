@@ -87,6 +87,22 @@ impl Cause {
             Self::LeaseExpired | Self::LeaseMissing | Self::OrchestratorSilent => false,
         }
     }
+
+    /// Unclean ends in a row, the one that led to this takeover included (`ow_claims`).
+    /// `progressed`: a step came to its end under the fence that ends now.
+    pub const fn unclean_ends(self, so_far: u32, progressed: bool) -> u32 {
+        match (self.is_clean(), progressed) {
+            (true, _) => so_far,
+            (false, true) => 1,
+            (false, false) => so_far.saturating_add(1),
+        }
+    }
+}
+
+/// Why an execution that was lost so often is failed instead of taken over; `last` lost it last.
+pub fn poisoned(times: u32, last: &[String]) -> String {
+    let lost = format!("its workers were lost {times} times in a row while it made no progress");
+    if last.is_empty() { lost } else { format!("{lost}; the last were {}", last.join(", ")) }
 }
 
 /// What to take over. The store does it only if the rows still are as seen.
@@ -99,6 +115,16 @@ pub struct TakeOver {
 /// How long an execution of the orchestrator's may stand untouched whose lock row is gone: longer than
 /// its lock, which it renews once, to ten minutes.
 pub const ORCHESTRATOR_SILENT: Duration = Duration::from_secs(15 * 60);
+impl TakeOver {
+    /// The lock row as it was seen, if that proves it dead should it still be the same: it was
+    /// watched for its whole time, or lies under the very fence that was handed back. A row without
+    /// a fence is the orchestrator's, which does not count its renewals.
+    pub fn dead_lock(&self) -> Option<LockSeen> {
+        let is_handed_back = |lock: &LockSeen| lock.fence == self.seen.fence;
+        let lock = self.seen.lock.filter(|lock| lock.fence > Fence(0))?;
+        (!self.cause.is_clean() || is_handed_back(&lock)).then_some(lock)
+    }
+}
 
 /// How long a lock row that was never seen may be missing.
 pub const UNSEEN_TTL: Duration = Duration::from_secs(60);
@@ -260,6 +286,35 @@ mod tests {
         let late = Duration::from_secs(1000);
         for at in [Duration::ZERO, late] {
             assert_eq!(observations.observe(at, at, TTL, &[held(Some(1))], |_, _| true), []);
+        }
+    }
+
+    #[test]
+    fn only_unclean_ends_without_progress_count() {
+        for (cause, so_far, progressed, expected) in [
+            (Cause::Released, 4, false, 4),
+            (Cause::Released, 4, true, 4),
+            (Cause::LeaseExpired, 4, false, 5),
+            (Cause::LeaseMissing, 4, true, 1),
+            (Cause::LeaseExpired, u32::MAX, false, u32::MAX),
+        ] {
+            assert_eq!(cause.unclean_ends(so_far, progressed), expected, "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_dead_as_it_was_watched_or_under_the_fence_that_was_handed_back() {
+        let lock = |fence| LockSeen { fence: Fence(fence), beat: Beat(1), ttl: TTL };
+        for (cause, seen, is_dead) in [
+            (Cause::LeaseExpired, Some(lock(7)), true),
+            (Cause::LeaseExpired, Some(lock(8)), true),
+            (Cause::LeaseExpired, Some(lock(0)), false),
+            (Cause::Released, Some(lock(7)), true),
+            (Cause::Released, Some(lock(8)), false),
+            (Cause::LeaseMissing, None, false),
+        ] {
+            let take_over = TakeOver { seen: Held { lock: seen, ..held(None) }, cause };
+            assert_eq!(take_over.dead_lock(), seen.filter(|_| is_dead), "{take_over:?}");
         }
     }
 

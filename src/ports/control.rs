@@ -89,6 +89,7 @@ pub struct MigrationStep {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct About {
     pub description: String,
+    /// Of a template that is new; whoever changes it later does not take its place.
     pub creator: String,
 }
 

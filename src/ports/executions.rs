@@ -40,7 +40,8 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// may be recorded before the rest, together with what ended, and never after the finish.
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>>;
 
-    /// Gives executions back, still `running`, for anyone to take at once. One answer each.
+    /// Gives executions back, still `running`, for anyone to take at once; one that somebody has
+    /// cancelled is ended instead. One answer each.
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>>;
 
     /// What workers hold now, this one included, and what was handed back.
@@ -143,8 +144,7 @@ impl Claim {
         let mut progress = Progress::new(&workflow, recorded);
         let plan = plan(&workflow, &mut progress, steps_at_once);
         for id in &plan.start {
-            let slot = &mut slots[id.index()];
-            slot.attempt = slot.attempt.saturating_add(1);
+            slots[id.index()].count_attempt();
         }
         Self { lease, workflow, slots, progress, plan, kind, age }
     }

@@ -117,7 +117,7 @@ impl Tries {
             () = self.tools.drain.draining.cancelled() => return Err(self.between()),
             () = sleep(delay) => {}
         }
-        self.slot.attempt = self.slot.attempt.saturating_add(1);
+        self.slot.count_attempt();
         let mut advance = Advance::new(self.standing.lease.clone());
         advance.started.push(StepStart::of(&self.slot));
         self.record(advance).await?;

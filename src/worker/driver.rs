@@ -148,7 +148,7 @@ impl Driver {
         if !started {
             for id in &plan.start {
                 let slot = &mut self.slots[id.index()];
-                slot.attempt = slot.attempt.saturating_add(1);
+                slot.count_attempt();
                 advance.started.push(StepStart::of(slot));
             }
         }

@@ -44,7 +44,7 @@ const FLOORS: [(&str, &[&str]); 12] = [
 ];
 
 /// Adapters that the others build upon; they are blind to each other otherwise.
-const SHARED_ADAPTERS: [&str; 2] = ["lane", "plans"];
+const SHARED_ADAPTERS: [&str; 3] = ["lane", "plans", "texts"];
 
 /// Crates of the domain: values, and texts of values. `http` and `url` hold the words of requests,
 /// `ipnet` ranges of addresses; none of them opens a socket.

@@ -7,18 +7,28 @@
 //! **Invariant:** a story speaks to a store through the ports and to its database as a stranger
 //! would, in SQL that every server understands; it knows no adapter.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
+mod advance;
 mod claim;
 mod eligible;
 mod explain;
+mod fenced;
 mod hostile;
+mod limits;
 mod oddities;
+mod renew;
 mod retention;
 pub mod sqlite;
 mod steer;
 pub mod world;
+mod writes;
+
+/// A row by the names of its columns, each value as text.
+pub type Row = BTreeMap<String, Option<String>>;
 
 /// A database of its own, and stores on it.
 #[async_trait]
@@ -36,9 +46,14 @@ pub trait Subject: Sized + Send + Sync + 'static {
     /// Go service has none); returns how many rows it matched.
     async fn exec(&self, sql: &str) -> u64;
 
-    /// The one value of a `SELECT` as text (`SELECT CAST((sql) AS CHAR)`); `None` for NULL and for
-    /// no row.
-    async fn one(&self, sql: &str) -> Option<String>;
+    /// The rows of a `SELECT`, as somebody else sees them.
+    async fn rows(&self, sql: &str) -> Vec<Row>;
+
+    /// The one value of a `SELECT` as text; `None` for NULL and for no row.
+    async fn one(&self, sql: &str) -> Option<String> {
+        let row = self.rows(sql).await.into_iter().next()?;
+        row.into_values().next().flatten()
+    }
 
     /// An expression for the database's clock, with milliseconds.
     fn now() -> &'static str;
@@ -53,6 +68,19 @@ macro_rules! contract {
     ($module:ident, $subject:ty) => {
         mod $module {
             crate::contract::stories! { $subject;
+                advance {
+                    what_ended_and_what_starts_next_are_recorded_together
+                    a_retry_keeps_the_step_running_and_tells_the_next_key
+                    an_end_leaves_a_tombstone_and_nobody_who_holds_it
+                    what_is_sent_twice_is_recorded_once
+                    a_retry_that_comes_late_does_not_turn_a_key_back
+                    nothing_to_record_is_recorded
+                    one_that_is_fenced_or_refused_does_not_hurt_the_others
+                    two_advances_of_one_execution_are_recorded_in_their_order
+                    an_end_that_meets_a_cancellation_is_recorded_as_cancelled
+                    what_ends_in_a_cancelled_execution_is_recorded_before_its_end
+                    a_step_that_no_worker_started_ends_without_an_attempt
+                }
                 claim {
                     the_oldest_due_comes_first_and_no_more_than_asked
                     two_claimers_never_share_an_execution
@@ -67,6 +95,37 @@ macro_rules! contract {
                     an_unknown_function_waits_for_newer_workers_and_fails_in_the_end
                     of_duplicate_step_rows_the_first_id_counts
                     the_plan_of_the_first_claim_is_kept_though_the_template_is_edited
+                    numbers_at_their_end_stop_no_claim
+                    what_names_nothing_that_can_be_run_is_failed_with_the_reason
+                }
+                fenced {
+                    nothing_is_written_under_another_fence
+                    an_execution_is_not_ended_under_another_nonce
+                    one_row_that_has_moved_on_keeps_all_the_rest_from_being_written
+                    a_recorded_success_is_never_overwritten
+                    attempts_follow_one_another_and_none_is_left_out
+                    an_ended_execution_does_not_end_otherwise
+                    an_operators_retry_shuts_the_former_claim_out
+                }
+                limits {
+                    an_output_is_kept_whole_up_to_its_limit_and_refused_beyond
+                    an_error_is_cut_between_characters_where_its_column_ends
+                    the_cause_of_an_attempt_is_its_beginning_with_a_sign_of_what_is_missing
+                }
+                renew {
+                    a_held_lease_has_its_beat_and_its_expiry_moved
+                    many_leases_are_answered_in_their_order
+                    no_lease_gets_no_answer_and_an_unknown_one_is_lost
+                    a_lease_is_lost_when_its_execution_is_not_held_under_it
+                    a_lock_row_of_another_is_left_alone_and_the_lease_is_lost
+                    a_cancellation_is_told_and_its_lease_goes_on
+                    a_missing_lock_row_is_put_back_with_the_current_beat
+                    a_lock_row_is_not_put_back_for_an_execution_that_another_took
+                    an_expiry_in_the_past_loses_no_lease
+                    a_renewal_touches_no_strangers_row
+                    of_two_leases_of_one_name_on_one_execution_the_newer_is_held
+                    a_lease_of_a_claim_that_was_never_committed_is_lost
+                    of_a_renewal_and_a_takeover_at_one_moment_exactly_one_succeeds
                 }
                 eligible {
                     only_templates_that_are_let_in_are_claimed
@@ -123,5 +182,6 @@ macro_rules! stories {
 use stories;
 
 contract!(on_sqlite_file, crate::contract::sqlite::File);
+contract!(on_sqlite_memory, crate::contract::sqlite::Memory);
 contract!(on_mysql, crate::mysql::Database<crate::mysql::MySql>);
 contract!(on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>);

@@ -99,7 +99,7 @@ fn playing(name: &str, endings: &[&str]) -> RecordedStep {
 
 /// Runs each sequence as an execution; returns the keys of its attempts.
 async fn play(sequences: &[Vec<&str>]) -> Vec<Vec<String>> {
-    let settings_of_store = SqliteSettings { path: SqlitePath::Memory };
+    let settings_of_store = SqliteSettings { path: SqlitePath::Memory { name: None } };
     let store = Arc::new(SqliteStore::open(settings_of_store).await.expect("memory"));
     store.migrate(false).await.expect("it is migrated");
     let names: Vec<String> = (0..sequences.len()).map(|n| format!("s{n}")).collect();

@@ -8,10 +8,12 @@ use std::marker::PhantomData;
 use async_trait::async_trait;
 use orchestrator_worker::adapters::mysql::{MySqlStore, Settings};
 use secrecy::SecretString;
-use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row, raw_sql};
+use sqlx::{
+    AssertSqlSafe, Column, Connection, MySqlConnection, Row as _, mysql::MySqlRow, raw_sql,
+};
 use tokio::sync::Mutex;
 
-use crate::contract::Subject;
+use crate::contract::{Row, Subject};
 
 mod backlog;
 mod locked;
@@ -114,21 +116,6 @@ impl<S: Server> Database<S> {
         }
         client
     }
-
-    /// All rows of a query, each value as text.
-    pub async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        let mut stranger = self.stranger.lock().await;
-        let rows = raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *stranger).await;
-        let text = |row: &sqlx::mysql::MySqlRow, column| {
-            row.try_get_unchecked::<Option<Vec<u8>>, usize>(column)
-                .expect("bytes")
-                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        };
-        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
-            .iter()
-            .map(|row| (0..row.len()).map(|column| text(row, column)).collect())
-            .collect()
-    }
 }
 
 #[async_trait]
@@ -149,9 +136,18 @@ impl<S: Server> Subject for Database<S> {
         done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
-    async fn one(&self, sql: &str) -> Option<String> {
-        let rows = self.rows(&format!("SELECT CAST(({sql}) AS CHAR)")).await;
-        rows.into_iter().next().and_then(|row| row.into_iter().next().flatten())
+    async fn rows(&self, sql: &str) -> Vec<Row> {
+        let mut stranger = self.stranger.lock().await;
+        let rows = raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *stranger).await;
+        let text = |row: &MySqlRow, column| {
+            let bytes: Option<Vec<u8>> = row.try_get_unchecked(column).expect("bytes");
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let named = |row: &MySqlRow| {
+            let columns = row.columns().iter();
+            columns.map(|c| (c.name().to_owned(), text(row, c.ordinal()))).collect()
+        };
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}")).iter().map(named).collect()
     }
 
     fn now() -> &'static str {

@@ -129,8 +129,10 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
 }
 
 async fn memory() -> Arc<SqliteStore> {
-    let settings = SqliteSettings { path: SqlitePath::Memory };
-    Arc::new(SqliteStore::open(settings).await.expect("memory opens"))
+    let settings = SqliteSettings { path: SqlitePath::Memory { name: None } };
+    let store = SqliteStore::open(settings).await.expect("memory opens");
+    store.migrate(false).await.expect("it is migrated");
+    Arc::new(store)
 }
 
 /// Submits so many executions of a workflow of one step that calls `func`.

@@ -208,13 +208,9 @@ fn defer(
     decided: &mut Decided,
 ) {
     let (backoff, since) = session.shared.defer(&lease.execution);
-    match deferral {
-        Deferral::Unknown(_) if since >= who.unknown_after => {
-            decided.refused.push((lease, format!("{deferral}, and no newer one has taken it")));
-        }
-        Deferral::Unknown(_) | Deferral::HalfMade | Deferral::Locked | Deferral::Unwritable(_) => {
-            decided.deferred.push((lease, deferral, backoff));
-        }
+    match deferral.refusal(since, who.unknown_after) {
+        Some(reason) => decided.refused.push((lease, reason)),
+        None => decided.deferred.push((lease, deferral, backoff)),
     }
 }
 

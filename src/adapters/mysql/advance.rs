@@ -17,7 +17,7 @@ use super::{
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
-    adapters::lane::Lanes,
+    adapters::{lane::Lanes, texts},
     domain::{
         execution::{AttemptOutcome, ExecutionState},
         id::{FINISHED, LockKey},
@@ -235,7 +235,7 @@ async fn finish_execution(
     finish: &Finish,
 ) -> Result<bool, Fault> {
     let state = finish.state.as_str();
-    let error = finish.error.as_deref().map(|text| rows::beginning(text, rows::TEXT_BYTES));
+    let error = finish.error.as_deref().map(texts::reason);
     let update = fixed(
         "UPDATE workflow_executions SET status=?, error=?, finished_at=NOW(3), \
          duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, updated_at=NOW(3), \

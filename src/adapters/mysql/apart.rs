@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use super::{
     errors::Fault,
     facts::Facts,
-    locks, rows,
+    locks,
     session::{Entrance, Session, fixed, made},
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
-    adapters::lane::Lanes,
+    adapters::{lane::Lanes, texts},
     domain::id::{ExecutionId, LockKey},
     ports::executions::Batch,
 };
@@ -186,7 +186,7 @@ impl Work for Fail {
              updated_at=NOW(3), ow_fence=ow_fence+1, ow_owner='', ow_claim='' \
              WHERE id=? AND status='pending' AND ow_fence < 9000000000000000000",
         );
-        let fail = fail.bind(rows::beginning(&self.reason, rows::TEXT_BYTES)).bind(id);
+        let fail = fail.bind(texts::reason(&self.reason)).bind(id);
         match session.matched_alone(fail).await {
             Ok(matched) => return Ok(matched == 1),
             Err(Fault::Data(_)) => {}

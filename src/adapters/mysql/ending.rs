@@ -5,13 +5,16 @@
 
 use super::{
     errors::Fault,
-    locks, rows,
+    locks,
     session::{Session, fixed},
 };
-use crate::domain::{
-    execution::AttemptOutcome,
-    id::{ExecutionId, FINISHED, Fence, PlanHash},
-    lease::Lease,
+use crate::{
+    adapters::texts,
+    domain::{
+        execution::AttemptOutcome,
+        id::{ExecutionId, FINISHED, Fence, PlanHash},
+        lease::Lease,
+    },
 };
 
 /// Fails an execution that this transaction has claimed. Its plan column goes back to what it was,
@@ -28,7 +31,7 @@ pub(super) async fn refuse(
          ow_owner='', ow_plan=? WHERE id=? AND ow_fence=? AND ow_claim=? AND status='running'",
     );
     let update = update
-        .bind(rows::beginning(reason, rows::TEXT_BYTES))
+        .bind(texts::reason(reason))
         .bind(plan_before.map(|plan| plan.0.to_vec()))
         .bind(lease.execution.as_str())
         .bind(lease.fence.0)
@@ -66,7 +69,7 @@ pub(super) async fn close_steps(
     fence: Fence,
     reason: &str,
 ) -> Result<(), Fault> {
-    let reason = rows::beginning(reason, rows::TEXT_BYTES);
+    let reason = texts::reason(reason);
     let ran = fixed(
         "UPDATE workflow_step_executions SET status='failed', error=?, finished_at=NOW(3), \
          duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, updated_at=NOW(3) \

@@ -44,7 +44,8 @@ pub(super) async fn of(session: &mut Session) -> Result<Arc<Facts>, Fault> {
     Ok(facts)
 }
 
-async fn check_version(session: &mut Session) -> Result<(), Fault> {
+/// Refuses tables that need a newer worker.
+pub(super) async fn check_version(session: &mut Session) -> Result<(), Fault> {
     let row = session.row(fixed("SELECT oldest_reader FROM ow_meta WHERE id=1")).await?;
     let row = row.ok_or(Fault::NotMigrated)?;
     let needed = i32::try_from(rows::number(&row, 0)?.unwrap_or(0)).unwrap_or(i32::MAX);

@@ -8,9 +8,6 @@ use sqlx::{Row, mysql::MySqlRow};
 use super::errors::Fault;
 use crate::{domain::id::PlanHash, ports::control::UnixMillis};
 
-/// Longest `TEXT` in bytes.
-pub(super) const TEXT_BYTES: usize = 65_535;
-
 /// A text or binary column as text; bytes that are no UTF-8 are replaced.
 pub(super) fn text(row: &MySqlRow, column: usize) -> Result<Option<String>, Fault> {
     let bytes: Option<Vec<u8>> = row.try_get(column)?;
@@ -70,11 +67,6 @@ pub(super) fn joined(count: usize, item: &str, between: &str) -> String {
     vec![item; count].join(between)
 }
 
-/// The beginning of `text` that has at most `bytes` bytes.
-pub(super) fn beginning(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
-}
-
 /// A name as an identifier in a statement.
 pub(super) fn quoted(identifier: &str) -> String {
     format!("`{}`", identifier.replace('`', "``"))
@@ -83,13 +75,6 @@ pub(super) fn quoted(identifier: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_is_cut_between_characters() {
-        assert_eq!(beginning("aäb", 2), "a");
-        assert_eq!(beginning("aäb", 3), "aä");
-        assert_eq!(beginning("aäb", 9), "aäb");
-    }
 
     #[test]
     fn an_identifier_cannot_end_its_own_quotes() {

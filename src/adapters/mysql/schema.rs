@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     errors::Fault,
-    rows,
+    facts, rows,
     session::{Entrance, Purpose, Session, fixed, made},
     work::{Work, run},
 };
@@ -74,6 +74,9 @@ impl Work for Migration {
             take_turn(session).await?;
         }
         let there = what_is_there(session).await?;
+        if there.contains("row ow_meta") {
+            facts::check_version(session).await?;
+        }
         for step in FILES.into_iter().flat_map(steps) {
             if there.contains(step.unless) {
                 continue;

@@ -5,7 +5,7 @@
 //! and a shorter back-off.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
@@ -39,7 +39,6 @@ pub(super) struct Shared {
     primary: Mutex<Option<(String, Instant)>>,
     stored: Mutex<HashSet<PlanHash>>,
     deferrals: Mutex<Deferrals>,
-    left_alone: Mutex<HashMap<ExecutionId, Instant>>,
     started: Instant,
 }
 
@@ -60,7 +59,6 @@ impl Shared {
             primary: Mutex::default(),
             stored: Mutex::default(),
             deferrals: Mutex::default(),
-            left_alone: Mutex::default(),
             started: Instant::now(),
         }
     }
@@ -105,19 +103,15 @@ impl Shared {
 
     pub fn settle(&self, execution: &ExecutionId) {
         held(&self.deferrals).settle(execution);
-        held(&self.left_alone).remove(execution);
     }
 
     /// This process does not take the execution over before its back-off is past; others may.
-    pub fn leave_alone(&self, execution: ExecutionId, backoff: Duration) {
-        let now = Instant::now();
-        let mut left_alone = held(&self.left_alone);
-        left_alone.retain(|_, until| *until > now);
-        left_alone.insert(execution, now + backoff);
+    pub fn leave_alone(&self, execution: &ExecutionId, backoff: Duration) {
+        held(&self.deferrals).leave_alone(execution, self.started.elapsed(), backoff);
     }
 
     pub fn is_left_alone(&self, execution: &ExecutionId) -> bool {
-        held(&self.left_alone).get(execution).is_some_and(|until| *until > Instant::now())
+        held(&self.deferrals).is_left_alone(execution, self.started.elapsed())
     }
 }
 

@@ -9,14 +9,13 @@ use super::{
     session::{Session, fixed, made},
 };
 use crate::{
+    adapters::texts,
     domain::{execution::AttemptOutcome, lease::Lease},
     ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
 };
 
 /// Rows a statement at most.
 const CHUNK: usize = 500;
-/// Longest `ow_attempts.cause` in characters, with room for the column's own.
-const CAUSE_BYTES: usize = 255;
 
 /// One write to one step row. In this order where several go to one row.
 #[derive(Clone, Copy)]
@@ -111,7 +110,7 @@ async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64
 
 async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64, Fault> {
     let status = if end.succeeded { "success" } else { "failed" };
-    let error = end.error.as_deref().map(|text| rows::beginning(text, rows::TEXT_BYTES));
+    let error = end.error.as_deref().map(texts::reason);
     let update = fixed(
         "UPDATE workflow_step_executions SET status=?, output=?, error=?, retry_count=?, \
          finished_at=NOW(3), duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, \
@@ -122,18 +121,23 @@ async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64,
     session.matched(update).await
 }
 
-/// The step stays `running`; should its worker die now, its successor knows the next key.
+/// The step stays `running`; should its worker die now, its successor knows the next key. The row
+/// may carry the next attempt already, if its start went with this and both are sent again; but a
+/// copy that comes after a later retry must not turn the key back.
 async fn await_retry(
     session: &mut Session,
     lease: &Lease,
     retry: &StepRetry,
 ) -> Result<u64, Fault> {
     let update = fixed(
-        "UPDATE workflow_step_executions SET ow_key_gen=?, retry_count=?, updated_at=NOW(3) \
-         WHERE id=? AND ow_fence=? AND ow_attempt=? AND status='running'",
+        "UPDATE workflow_step_executions SET error=?, ow_key_gen=?, retry_count=?, \
+         updated_at=NOW(3) WHERE id=? AND ow_fence=? AND status='running' \
+         AND (ow_attempt=? OR (ow_attempt=? AND ow_key_gen=? AND retry_count=?))",
     );
-    let update = update.bind(retry.key_gen).bind(retry.retry_count).bind(retry.step.as_str());
-    session.matched(update.bind(lease.fence.0).bind(retry.attempt)).await
+    let update = update.bind(texts::reason(&retry.error)).bind(retry.key_gen);
+    let update = update.bind(retry.retry_count).bind(retry.step.as_str()).bind(lease.fence.0);
+    let update = update.bind(retry.attempt).bind(retry.attempt.saturating_add(1));
+    session.matched(update.bind(retry.key_gen).bind(retry.retry_count)).await
 }
 
 /// `ow_attempt` stays below the number only until the first time this is sent.
@@ -165,7 +169,7 @@ async fn skip(session: &mut Session, reason: &str, writes: &[Leased<'_>]) -> Res
          AND (status IS NULL OR status NOT IN ('success','failed','running'))",
         id_and_fence(writes.len())
     );
-    let update = made(sql).bind(rows::beginning(reason, rows::TEXT_BYTES));
+    let update = made(sql).bind(texts::reason(reason));
     let update = writes
         .iter()
         .fold(update, |update, (lease, write)| update.bind(write.step()).bind(lease.fence.0));
@@ -192,6 +196,8 @@ impl<'a> AttemptRow<'a> {
                 (it.step.as_str(), it.attempt, Some(it.outcome), Some(it.error.as_str()))
             }
             Write::Start(it) => (it.step.as_str(), it.attempt, None, None),
+            // An attempt that no worker has started is not in the list.
+            Write::End(it) if it.attempt == 0 => return None,
             Write::End(it) => (it.step.as_str(), it.attempt, Some(it.outcome), it.error.as_deref()),
             Write::Skip(_) => return None,
         };
@@ -223,7 +229,7 @@ async fn record(session: &mut Session, writes: &[Leased<'_>]) -> Result<(), Faul
                 .bind(lease.owner.as_str())
                 .bind(row.outcome.is_some())
                 .bind(row.outcome.map(AttemptOutcome::as_str))
-                .bind(row.cause.map(|text| rows::beginning(text, CAUSE_BYTES)))
+                .bind(row.cause.map(texts::cause))
         });
         session.matched(insert).await?;
     }

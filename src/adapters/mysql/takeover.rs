@@ -30,7 +30,7 @@ use crate::{
         execution::AttemptOutcome,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
         lease::Lease,
-        recovery::{Cause, Held, LockSeen, TakeOver},
+        recovery::{TakeOver, poisoned},
     },
     ports::executions::{Batch, ClaimKind, Claimant},
 };
@@ -38,17 +38,6 @@ use crate::{
 mod round;
 
 pub(super) use round::take_over;
-
-/// The owner column as it was seen.
-pub(super) fn owner_seen(seen: &Held) -> &str {
-    seen.by.word()
-}
-
-/// What the watcher saw of the lock row, as far as it proves anything: of an execution that was
-/// handed back nothing was watched, but a lock under its own fence is as dead as that fence.
-pub(super) fn lock_seen(one: &TakeOver) -> Option<LockSeen> {
-    one.seen.lock.filter(|lock| !one.cause.is_clean() || lock.fence == one.seen.fence)
-}
 
 /// The transaction.
 struct TakeOverWork {
@@ -88,7 +77,7 @@ impl Work for TakeOverWork {
         let shared = &session.shared;
         shared.stored(stored);
         for (execution, backoff) in backoffs {
-            shared.leave_alone(execution, backoff);
+            shared.leave_alone(&execution, backoff);
         }
         for claim in &batch.claims {
             shared.settle(&claim.lease.execution);
@@ -115,7 +104,7 @@ impl TakeOverWork {
             rows::joined(self.due.len(), "(id=? AND ow_fence=? AND ow_owner=?)", " OR ")
         );
         let ask = self.due.iter().fold(made(sql).persistent(self.due.len() == 1), |ask, one| {
-            ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0).bind(owner_seen(&one.seen))
+            ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0).bind(one.seen.by.word())
         });
         session.rows(ask).await?.iter().map(pinned).collect()
     }
@@ -138,7 +127,7 @@ impl TakeOverWork {
         let mut owned = Vec::new();
         for ((execution, row), recipe) in pinned.into_iter().zip(recipes) {
             let one = won[&execution];
-            let unclean = unclean(one.cause, row.unclean, progressed.contains(&execution));
+            let unclean = one.cause.unclean_ends(row.unclean, progressed.contains(&execution));
             let recipe = self.unless_poisoned(session, &execution, unclean, recipe).await?;
             owned.push(Owned {
                 lease: Lease {
@@ -192,7 +181,7 @@ impl TakeOverWork {
             .collect();
         let mut won = BTreeMap::new();
         for (key, one) in by_key {
-            locks::clear_seen(session, &key, lock_seen(one)).await?;
+            locks::clear_seen(session, &key, one.dead_lock()).await?;
             if locks::insert(session, &key, &taking).await? {
                 won.insert(one.seen.execution.clone(), one);
             }
@@ -211,11 +200,7 @@ impl TakeOverWork {
         if unclean <= self.who.poison_claims {
             return Ok(recipe);
         }
-        let owners = lost_owners(session, execution).await?.join(", ");
-        let reason = format!(
-            "its workers were lost {unclean} times in a row while it made no progress; the last \
-             were {owners}"
-        );
+        let reason = poisoned(unclean, &lost_owners(session, execution).await?);
         Ok(Recipe { workflow: Err(reason), ..recipe })
     }
 }
@@ -233,15 +218,6 @@ fn pinned(row: &MySqlRow) -> Result<(ExecutionId, Pinned), Fault> {
 
 fn kind(one: &TakeOver) -> ClaimKind {
     ClaimKind::TakenOver { from: one.seen.by.name(), cause: one.cause }
-}
-
-/// Unclean ends in a row, this takeover included.
-fn unclean(cause: Cause, so_far: u32, has_progressed: bool) -> u32 {
-    match (cause.is_clean(), has_progressed) {
-        (true, _) => so_far,
-        (false, true) => 1,
-        (false, false) => so_far.saturating_add(1),
-    }
 }
 
 /// Which of them finished a step under the fence that ends now.
@@ -286,16 +262,4 @@ async fn leave_released(session: &mut Session, lease: &Lease) -> Result<(), Faul
         return Err(ending::unexpected(&lease.execution, "released"));
     }
     locks::mark(session, lease, RELEASED).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_unclean_ends_without_progress_count() {
-        assert_eq!(unclean(Cause::Released, 4, false), 4);
-        assert_eq!(unclean(Cause::LeaseExpired, 4, false), 5);
-        assert_eq!(unclean(Cause::LeaseMissing, 4, true), 1);
-    }
 }

@@ -16,7 +16,7 @@ use super::{
     session::{Session, fixed, made},
 };
 use crate::{
-    adapters::plans::Checked,
+    adapters::plans::{Checked, PlanError},
     domain::{
         definition::{Definition, RecordedStep},
         id::{PlanHash, TemplateId},
@@ -60,20 +60,17 @@ pub(super) async fn recipes(
         .map(|name| match name {
             (_, Some(plan)) => planned[plan].clone(),
             (Some(template), None) => {
-                fresh.get(template).cloned().unwrap_or_else(|| gone(template))
+                let gone = || refused(&PlanError::TemplateGone(template.clone()));
+                fresh.get(template).cloned().unwrap_or_else(gone)
             }
-            (None, None) => refused("it names no template"),
+            (None, None) => refused(&PlanError::NoTemplate),
         })
         .collect();
     Ok((recipes, stored))
 }
 
-fn refused(reason: impl Into<String>) -> Recipe {
-    Recipe { new_plan: None, workflow: Err(reason.into()) }
-}
-
-fn gone(template: &TemplateId) -> Recipe {
-    refused(format!("its template {template} does not exist any more"))
+fn refused(reason: &impl ToString) -> Recipe {
+    Recipe { new_plan: None, workflow: Err(reason.to_string()) }
 }
 
 /// Plans that executions already name. What is learnt here is kept here too: the shared memory may
@@ -95,11 +92,8 @@ async fn planned(
         }
     }
     let recipe = |hash: PlanHash| {
-        let workflow = match known.remove(&hash) {
-            Some(checked) => checked.map_err(|error| error.to_string()),
-            None => Err("the plan of its first claim is not in ow_plans any more".into()),
-        };
-        (hash, Recipe { new_plan: None, workflow })
+        let workflow = known.remove(&hash).unwrap_or(Err(PlanError::PlanGone));
+        (hash, Recipe { new_plan: None, workflow: workflow.map_err(|error| error.to_string()) })
     };
     Ok(hashes.into_iter().map(recipe).collect())
 }
@@ -114,13 +108,13 @@ async fn fresh(
     let most = MEDIUMTEXT_BYTES.min(session.server.max_packet.saturating_sub(PACKET_ROOM));
     for (template, read) in definitions(session, &templates).await? {
         let recipe = match read {
-            Err(reason) => refused(reason),
+            Err(error) => refused(&error),
             Ok(definition) => {
                 let text = definition.to_text();
                 let (hash, checked) = session.shared.plans.learn(&text);
                 match checked {
-                    Err(error) => refused(error.to_string()),
-                    Ok(_) if text.len() > most => refused(format!(
+                    Err(error) => refused(&error),
+                    Ok(_) if text.len() > most => refused(&format!(
                         "its template takes {} bytes; at most {most} can be kept",
                         text.len()
                     )),
@@ -154,7 +148,7 @@ async fn store(session: &mut Session, hash: PlanHash, text: &str) -> Result<(), 
 pub(super) async fn definitions(
     session: &mut Session,
     templates: &BTreeSet<TemplateId>,
-) -> Result<BTreeMap<TemplateId, Result<Definition, String>>, Fault> {
+) -> Result<BTreeMap<TemplateId, Result<Definition, PlanError>>, Fault> {
     let mut read = BTreeMap::new();
     if templates.is_empty() {
         return Ok(read);
@@ -176,19 +170,13 @@ pub(super) async fn definitions(
         });
         let Some(link) = rows::text(&row, 2)? else { continue };
         if rows::text(&row, 3)?.is_none() {
-            *entry = Err(format!("step {link} of its template does not exist"));
+            *entry = Err(PlanError::StepGone(link.into()));
         } else if let Ok(definition) = entry {
             definition.steps.push(step(&row)?);
         }
     }
-    read.values_mut().flatten().for_each(sort);
+    read.values_mut().flatten().for_each(Definition::sort);
     Ok(read)
-}
-
-/// The same rows must give the same text, in whatever order they came.
-pub(super) fn sort(definition: &mut Definition) {
-    let place = |step: &RecordedStep| step.order.unwrap_or(0);
-    definition.steps.sort_by(|a, b| (place(a), &a.id).cmp(&(place(b), &b.id)));
 }
 
 fn step(row: &MySqlRow) -> Result<RecordedStep, Fault> {

@@ -11,14 +11,12 @@ use super::{
     errors::Fault,
     facts,
     locks::{self, Taking},
-    rows,
     session::{Entrance, Session, fixed},
     shared::Shared,
-    takeover::{lock_seen, owner_seen},
     work::{WORK_LIMIT, Work, run},
 };
 use crate::{
-    adapters::lane::Lanes,
+    adapters::{lane::Lanes, texts},
     domain::{
         execution::AttemptOutcome,
         id::{Beat, FINISHED, Fence, LockKey},
@@ -44,7 +42,7 @@ pub(super) async fn tidy(
         let execution = one.seen.execution.clone();
         match run(lanes, WORK_LIMIT, TidyWork { one }).await {
             Ok(()) => {}
-            Err(fault) if fault.may_be_a_rows() => shared.leave_alone(execution, UNWRITABLE),
+            Err(fault) if fault.may_be_a_rows() => shared.leave_alone(&execution, UNWRITABLE),
             Err(fault) => return Err(fault),
         }
     }
@@ -70,7 +68,7 @@ impl Work for TidyWork {
             return session.rollback().await;
         }
         let (execution, fence) = (&seen.execution, seen.fence);
-        ending::let_go_of_cancelled(session, execution, fence, owner_seen(seen)).await?;
+        ending::let_go_of_cancelled(session, execution, fence, seen.by.word()).await?;
         ending::close_steps(session, execution, fence, CANCELLED).await?;
         let lost = AttemptOutcome::Lost;
         ending::close_attempts(session, execution, ALL, lost, Some(cause.as_str())).await?;
@@ -85,13 +83,13 @@ async fn pin(session: &mut Session, status: &str, seen: &Held) -> Result<bool, F
          FOR UPDATE SKIP LOCKED",
     );
     let pin = pin.bind(seen.execution.as_str()).bind(status).bind(seen.fence.0);
-    Ok(session.row(pin.bind(owner_seen(seen))).await?.is_some())
+    Ok(session.row(pin.bind(seen.by.word())).await?.is_some())
 }
 
 /// A tombstone in place of the former owner's lock; `false` if its lock has moved on.
 async fn bury_lock(session: &mut Session, one: &TakeOver, fence: Fence) -> Result<bool, Fault> {
     let key = LockKey::of_execution(&one.seen.execution);
-    locks::clear_seen(session, &key, lock_seen(one)).await?;
+    locks::clear_seen(session, &key, one.dead_lock()).await?;
     let stone = Taking { owner: FINISHED, fence, ttl: LINGER, beat: Beat(0) };
     locks::insert(session, &key, &stone).await
 }
@@ -122,7 +120,7 @@ impl Work for FailHeld {
             "UPDATE workflow_executions SET status='failed', error=?, finished_at=NOW(3), \
              updated_at=NOW(3), ow_fence=?, ow_owner='', ow_claim='' WHERE id=? AND ow_fence < ?",
         );
-        let fail = fail.bind(rows::beginning(&self.reason, rows::TEXT_BYTES)).bind(fence.0);
+        let fail = fail.bind(texts::reason(&self.reason)).bind(fence.0);
         let fail = fail.bind(seen.execution.as_str()).bind(fence.0);
         if session.matched(fail).await? != 1 {
             return Err(ending::unexpected(&seen.execution, "failed"));

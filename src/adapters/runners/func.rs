@@ -10,10 +10,11 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 
 use super::{
-    output::{COLUMN_BYTES, ERROR_BYTES, fit},
+    output::{ERROR_BYTES, fit},
     unanswered,
 };
 use crate::{
+    adapters::texts::TEXT_BYTES,
     domain::{
         id::{ExecutionId, Fence, StepExecutionId},
         intake::Supported,
@@ -130,7 +131,7 @@ async fn call_safely(function: Func, call: FuncCall) -> Outcome {
     // The function is called within the future, so that a panic before its first await counts too.
     let called = AssertUnwindSafe(async move { function(call).await }).catch_unwind().await;
     match called {
-        Ok(Ok(output)) => Outcome::Success { output: fit(&output, COLUMN_BYTES) },
+        Ok(Ok(output)) => Outcome::Success { output: fit(&output, TEXT_BYTES) },
         Ok(Err(error)) => failed(&error),
         Err(panic) => panicked(&*panic),
     }
@@ -321,7 +322,7 @@ mod tests {
     async fn a_long_answer_is_cut_to_what_the_columns_hold() {
         let long = "x".repeat(100_000);
         match run("echo", json!({"message": long})).await {
-            Outcome::Success { output } => assert!(output.len() <= COLUMN_BYTES),
+            Outcome::Success { output } => assert!(output.len() <= TEXT_BYTES),
             other => panic!("{other:?}"),
         }
         match run("fail", json!({"error": long})).await {

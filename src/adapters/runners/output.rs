@@ -6,8 +6,8 @@
 
 use std::{char::REPLACEMENT_CHARACTER, collections::VecDeque};
 
-/// Most bytes in a `text` column, for `output` and for `error`.
-pub const COLUMN_BYTES: usize = 65_535;
+use crate::adapters::texts::TEXT_BYTES;
+
 /// Most bytes kept of an error that a function gives: it is quoted in further texts.
 pub const ERROR_BYTES: usize = 16_384;
 
@@ -29,7 +29,7 @@ pub struct Kept {
 
 impl Default for Kept {
     fn default() -> Self {
-        Self::with_limit(COLUMN_BYTES)
+        Self::with_limit(TEXT_BYTES)
     }
 }
 
@@ -244,9 +244,9 @@ mod tests {
         for _ in 0..8192 {
             kept.push(&chunk);
         }
-        assert!(kept.head.capacity() + kept.tail.capacity() <= 4 * COLUMN_BYTES);
+        assert!(kept.head.capacity() + kept.tail.capacity() <= 4 * TEXT_BYTES);
         let text = kept.finish();
-        assert!(text.len() <= COLUMN_BYTES && text.len() > COLUMN_BYTES - NOTE_BYTES);
+        assert!(text.len() <= TEXT_BYTES && text.len() > TEXT_BYTES - NOTE_BYTES);
         let (start, cut, end) = parts(&text).expect("a note");
         assert_eq!((start.len() + end.len()) as u64 + cut, 64 << 20);
     }

@@ -22,7 +22,7 @@ use super::{
     templates,
 };
 use crate::{
-    adapters::plans::Checked,
+    adapters::plans::{Checked, PlanError},
     domain::{
         id::{ExecutionId, PlanHash, TemplateId},
         intake::{Admitted, Deferral, Intake, StepRow, intake},
@@ -64,9 +64,9 @@ pub(super) enum Verdict {
 #[derive(Default)]
 struct Workflows {
     /// Of templates whose executions have no plan yet.
-    fresh: BTreeMap<TemplateId, (PlanHash, Checked)>,
+    fresh: BTreeMap<TemplateId, Result<(PlanHash, Checked), PlanError>>,
     /// Of plans that are stored.
-    stored: BTreeMap<PlanHash, Result<Checked, String>>,
+    stored: BTreeMap<PlanHash, Checked>,
 }
 
 /// One verdict a candidate, in their order, and the texts of plans that are not stored yet.
@@ -82,7 +82,7 @@ pub(super) async fn decide(
     let usable = candidates.iter().zip(&found).filter(|(_, found)| found.is_ok());
     let mut rows = step_rows(connection, usable.map(|(candidate, _)| &candidate.execution)).await?;
     let verdicts = candidates.iter().zip(found).map(|(candidate, found)| match found {
-        Err(reason) => Verdict::Refuse(reason),
+        Err(error) => Verdict::Refuse(error.to_string()),
         Ok((plan, workflow)) => {
             let rows = rows.remove(&candidate.execution).unwrap_or_default();
             match intake(&workflow, rows, candidate.age, &as_who.supported) {
@@ -103,12 +103,9 @@ fn defer(
     deferral: Deferral,
 ) -> Verdict {
     let (backoff, since) = shared.defer(execution);
-    match deferral {
-        Deferral::Unknown(what) if since >= as_who.unknown_after => Verdict::Refuse(format!(
-            "this worker does not know {what}, and no other took it for {}",
-            humantime::format_duration(Duration::from_secs(since.as_secs()))
-        )),
-        deferral => Verdict::Defer(deferral, backoff),
+    match deferral.refusal(since, as_who.unknown_after) {
+        Some(reason) => Verdict::Refuse(reason),
+        None => Verdict::Defer(deferral, backoff),
     }
 }
 
@@ -122,10 +119,13 @@ async fn read_workflows(
     let unplanned = candidates.iter().filter(|candidate| candidate.plan.is_none());
     let templates: Vec<_> = unplanned.filter_map(|candidate| candidate.template.as_ref()).collect();
     if !templates.is_empty() {
-        for (template, definition) in templates::definitions(connection, templates).await? {
-            let text = definition.to_text();
-            let learnt = shared.plans.learn(&text);
-            texts.insert(learnt.0, text);
+        for (template, read) in templates::definitions(connection, templates).await? {
+            let learnt = read.map(|definition| {
+                let text = definition.to_text();
+                let learnt = shared.plans.learn(&text);
+                texts.insert(learnt.0, text);
+                learnt
+            });
             workflows.fresh.insert(template, learnt);
         }
     }
@@ -142,18 +142,15 @@ async fn read_stored(
     connection: &mut SqliteConnection,
     shared: &Shared,
     hash: &PlanHash,
-) -> Result<Result<Checked, String>, Failure> {
+) -> Result<Checked, Failure> {
     if let Some(checked) = shared.plans.get(hash) {
-        return Ok(Ok(checked));
+        return Ok(checked);
     }
-    let Some(text) = templates::stored_plan(connection, hash).await? else {
-        return Ok(Err("its plan is no longer in ow_plans".into()));
-    };
-    let (actual, checked) = shared.plans.learn(&text);
-    if actual != *hash {
-        return Ok(Err("its plan in ow_plans was changed after its first claim".into()));
-    }
-    Ok(Ok(checked))
+    let learnt = templates::stored_plan(connection, hash).await?;
+    let learnt = learnt.map(|text| shared.plans.learn(&text));
+    // A text of another hash is another plan.
+    let same = learnt.filter(|(actual, _)| actual == hash);
+    Ok(same.map_or(Err(PlanError::PlanGone), |(_, checked)| checked))
 }
 
 fn hash_of(bytes: &[u8]) -> Option<PlanHash> {
@@ -161,20 +158,19 @@ fn hash_of(bytes: &[u8]) -> Option<PlanHash> {
 }
 
 impl Workflows {
-    fn of(&self, candidate: &Candidate) -> Result<(PlanHash, Arc<Workflow>), String> {
+    fn of(&self, candidate: &Candidate) -> Result<(PlanHash, Arc<Workflow>), PlanError> {
         let (hash, checked) = match (&candidate.plan, &candidate.template) {
             (Some(bytes), _) => {
-                let hash = hash_of(bytes).ok_or("its ow_plan is no hash of a plan")?;
-                (hash, self.stored[&hash].clone()?)
+                let hash = hash_of(bytes).ok_or(PlanError::PlanGone)?;
+                (hash, self.stored[&hash].clone())
             }
-            (None, Some(template)) => self
-                .fresh
-                .get(template)
-                .cloned()
-                .ok_or_else(|| format!("there is no template {template} any more"))?,
-            (None, None) => return Err("it names no template".into()),
+            (None, Some(template)) => {
+                let gone = || Err(PlanError::TemplateGone(template.clone()));
+                self.fresh.get(template).cloned().unwrap_or_else(gone)?
+            }
+            (None, None) => return Err(PlanError::NoTemplate),
         };
-        Ok((hash, checked.map_err(|error| error.to_string())?))
+        Ok((hash, checked?))
     }
 }
 

@@ -5,8 +5,9 @@
 
 use sqlx::SqliteConnection;
 
-use super::{errors::Failure, locks, rows::signed, session::Moment, steps};
+use super::{cancelled, errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
+    adapters::texts,
     domain::{execution::ExecutionState, id::FINISHED, lease::Lease, plan::Finish},
     ports::executions::{Advance, AdvanceError, Advanced},
 };
@@ -74,10 +75,8 @@ async fn apply(moment: &mut Moment<'_>, advance: &Advance) -> Result<Advanced, R
         }
     }
     if advanced == Advanced::Cancelled {
-        let reason = "stopped because the execution was cancelled";
-        steps::close(moment.on(), &now, &lease.execution, lease.fence.0, reason).await?;
-    }
-    if advance.finish.is_some() {
+        cancelled::close(moment, lease).await?;
+    } else if advance.finish.is_some() {
         locks::mark(moment.on(), &now, lease, FINISHED).await?;
     }
     Ok(advanced)
@@ -103,7 +102,7 @@ async fn end_execution(
               WHERE id=?4 AND ow_fence=?5 AND ow_claim=?6 AND status IN ('running', ?1)",
         )
         .bind(finish.state.as_str())
-        .bind(finish.error.as_deref())
+        .bind(finish.error.as_deref().map(texts::reason))
         .bind(&now)
         .bind(lease.execution.as_str())
         .bind(signed(lease.fence.0))
@@ -115,17 +114,8 @@ async fn end_execution(
             return Ok(Advanced::Recorded);
         }
     }
-    let cancelled = sqlx::query(
-        "UPDATE workflow_executions
-            SET ow_owner='', updated_at=?1, finished_at=COALESCE(finished_at, ?1)
-          WHERE id=?2 AND ow_fence=?3 AND ow_claim=?4 AND status='cancelled'",
-    )
-    .bind(&now)
-    .bind(lease.execution.as_str())
-    .bind(signed(lease.fence.0))
-    .bind(lease.nonce.as_str())
-    .execute(moment.on())
-    .await?
-    .rows_affected();
-    if cancelled == 1 { Ok(Advanced::Cancelled) } else { Err(Refused::Fenced) }
+    if cancelled::let_go(moment, lease).await? {
+        return Ok(Advanced::Cancelled);
+    }
+    Err(Refused::Fenced)
 }

@@ -19,10 +19,11 @@ use super::{
     steps, templates,
 };
 use crate::{
+    adapters::texts,
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
-        intake::{Admitted, Deferral},
+        intake::{Admitted, Deferral, HALF_MADE},
         lease::Lease,
         workflow::Workflow,
     },
@@ -48,7 +49,7 @@ pub(super) async fn claim(
     let keys: Vec<LockKey> = locks::keys(pinned.iter().map(|c| &c.execution)).collect();
     locks::clear_dead(moment.on(), &now, &keys).await?;
     let mut taking = Taking::new(shared, as_who, &pinned);
-    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     let (pinned, locked): (Vec<_>, Vec<_>) = pinned
         .into_iter()
         .partition(|candidate| won.contains(&LockKey::of_execution(&candidate.execution)));
@@ -113,9 +114,9 @@ async fn pin(
         .collect()
 }
 
-/// A row without a time of creation is as old as can be.
+/// Without a time of creation it counts as just old enough; from the future, it is new.
 pub(super) fn age(milliseconds: Option<i64>) -> Duration {
-    milliseconds.map_or(Duration::MAX, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
+    milliseconds.map_or(HALF_MADE, |age| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
 }
 
 async fn put_back(
@@ -157,6 +158,12 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// What is written on the lock rows of all candidates.
+    pub(super) fn lock(&self) -> locks::Taking<'a> {
+        let Claimant { owner, ttl, beat, .. } = self.as_who;
+        locks::Taking { owner: owner.as_str(), fence: self.fence, ttl: *ttl, beat: *beat }
+    }
+
     pub(super) async fn take(
         mut self,
         moment: &mut Moment<'_>,
@@ -187,7 +194,11 @@ impl<'a> Taking<'a> {
         let execution = candidate.execution.clone();
         match verdict {
             Verdict::Admit { workflow, plan, admitted } => {
-                self.own(moment, candidate, &plan, texts).await?;
+                if let Some(text) = texts.get(&plan) {
+                    let now = moment.now.clone();
+                    templates::store_plan(moment.on(), &now, &plan, text).await?;
+                }
+                self.own(moment, candidate, Some(&plan)).await?;
                 let claim = self.begin(moment, candidate, workflow, admitted).await?;
                 self.start(moment, &claim).await?;
                 self.batch.claims.push(claim);
@@ -197,7 +208,7 @@ impl<'a> Taking<'a> {
                 self.batch.deferred.push((execution, deferral));
             }
             Verdict::Refuse(reason) => {
-                self.fail(moment, &execution, &reason).await?;
+                self.fail(moment, candidate, &reason).await?;
                 self.batch.refused.push((execution, reason));
             }
         }
@@ -214,7 +225,7 @@ impl<'a> Taking<'a> {
     ) -> Result<(), Failure> {
         let execution = candidate.execution.clone();
         moment.begin_part().await?;
-        match self.fail(moment, &execution, &reason).await {
+        match self.fail(moment, candidate, &reason).await {
             Ok(()) => {
                 self.batch.refused.push((execution, reason));
                 return moment.keep_part().await;
@@ -243,17 +254,14 @@ impl<'a> Taking<'a> {
         }
     }
 
+    /// From here on no former claim's write matches, whatever becomes of the execution.
     async fn own(
         &self,
         moment: &mut Moment<'_>,
         candidate: &Candidate,
-        plan: &PlanHash,
-        texts: &BTreeMap<PlanHash, String>,
+        plan: Option<&PlanHash>,
     ) -> Result<(), Failure> {
         let now = moment.now.clone();
-        if let Some(text) = texts.get(plan) {
-            templates::store_plan(moment.on(), &now, plan, text).await?;
-        }
         sqlx::query(
             "UPDATE workflow_executions
                 SET status='running', started_at=COALESCE(started_at, ?1), finished_at=NULL,
@@ -261,18 +269,21 @@ impl<'a> Taking<'a> {
                     ow_owner_uid=?4, ow_claim=?5, ow_claims=?6, ow_plan=COALESCE(ow_plan, ?7)
               WHERE id=?8 AND ow_fence<?2",
         )
-        .bind(now)
+        .bind(&now)
         .bind(signed(self.fence))
         .bind(self.as_who.owner.as_str())
         .bind(&self.as_who.uid)
         .bind(self.nonce.as_str())
         .bind(candidate.claims)
-        .bind(plan.0.as_slice())
+        .bind(plan.map(|plan| plan.0.as_slice()))
         .bind(candidate.execution.as_str())
         .execute(moment.on())
         .await?;
         steps::stamp(moment.on(), self.fence, [&candidate.execution]).await?;
-        self.shared.settle(&candidate.execution);
+        if let Some(from) = &candidate.from {
+            let (lost, cause) = (AttemptOutcome::Lost, Some(from.cause.as_str()));
+            steps::close_attempts(moment.on(), &now, &candidate.execution, lost, cause).await?;
+        }
         Ok(())
     }
 
@@ -295,14 +306,9 @@ impl<'a> Taking<'a> {
         }
         let kind = match &candidate.from {
             None => ClaimKind::Fresh,
-            Some(from) => {
-                let cause = from.cause;
-                let lost = AttemptOutcome::Lost;
-                let id = &candidate.execution;
-                steps::close_attempts(moment.on(), &now, id, lost, cause.as_str()).await?;
-                ClaimKind::TakenOver { from: from.seen.by.name(), cause }
-            }
+            Some(from) => ClaimKind::TakenOver { from: from.seen.by.name(), cause: from.cause },
         };
+        self.shared.settle(&candidate.execution);
         Ok(Claim::begin(
             self.lease(&candidate.execution),
             workflow,
@@ -326,12 +332,14 @@ impl<'a> Taking<'a> {
             put_back(moment, &candidate.execution, backoff).await?;
             locks::remove(moment.on(), &self.lease(&candidate.execution)).await
         } else {
+            self.own(moment, candidate, None).await?;
             sqlx::query("UPDATE workflow_executions SET ow_owner=?1, updated_at=?2 WHERE id=?3")
                 .bind(RELEASED)
                 .bind(&now)
                 .bind(candidate.execution.as_str())
                 .execute(moment.on())
                 .await?;
+            self.shared.leave_alone(&candidate.execution, backoff);
             locks::mark(moment.on(), &now, &self.lease(&candidate.execution), RELEASED).await
         }
     }
@@ -340,28 +348,25 @@ impl<'a> Taking<'a> {
     pub(super) async fn fail(
         &self,
         moment: &mut Moment<'_>,
-        execution: &ExecutionId,
+        candidate: &Candidate,
         reason: &str,
     ) -> Result<(), Failure> {
-        let now = moment.now.clone();
-        self.shared.settle(execution);
+        let (now, execution) = (moment.now.clone(), &candidate.execution);
+        self.own(moment, candidate, None).await?;
         sqlx::query(
             "UPDATE workflow_executions
-                SET status='failed', error=?1, finished_at=?2, updated_at=?2, ow_fence=?3,
-                    ow_owner='', ow_claim=?4
-              WHERE id=?5 AND ow_fence<?3",
+                SET status='failed', error=?1, finished_at=?2, updated_at=?2, ow_owner='',
+                    duration=CAST(round((unixepoch(?2,'subsec')-unixepoch(started_at,'subsec'))
+                                        *1000) AS INTEGER)
+              WHERE id=?3",
         )
-        .bind(reason)
+        .bind(texts::reason(reason))
         .bind(&now)
-        .bind(signed(self.fence))
-        .bind(self.nonce.as_str())
         .bind(execution.as_str())
         .execute(moment.on())
         .await?;
-        steps::stamp(moment.on(), self.fence, [execution]).await?;
         steps::close(moment.on(), &now, execution, self.fence, reason).await?;
-        let lost = AttemptOutcome::Lost;
-        steps::close_attempts(moment.on(), &now, execution, lost, "refused").await?;
+        self.shared.settle(execution);
         locks::mark(moment.on(), &now, &self.lease(execution), FINISHED).await
     }
 

@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** a sentence that reaches a person names the file and says what to do next.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     adapters::lane::LaneError,
@@ -35,6 +38,15 @@ pub(super) enum Failure {
 pub(super) enum Place {
     File(PathBuf),
     Memory,
+}
+
+impl Place {
+    /// A file that is not there, and can be made.
+    pub(super) fn is_missing(&self) -> bool {
+        let Self::File(path) = self else { return false };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        !path.exists() && folder.is_none_or(Path::is_dir)
+    }
 }
 
 impl fmt::Display for Place {
@@ -79,10 +91,13 @@ fn refused_value(error: &sqlx::Error) -> Option<String> {
 }
 
 impl Failure {
-    /// The database refused a value, and only the statement with it failed.
+    /// A value was refused, and only the statement with it failed.
     pub(super) fn refused_value(&self) -> Option<StoreError> {
-        let Self::Sql(error) = self else { return None };
-        refused_value(error).map(StoreError::Data)
+        match self {
+            Self::Sql(error) => refused_value(error).map(StoreError::Data),
+            Self::Store(error @ StoreError::Data(_)) => Some(error.clone()),
+            _ => None,
+        }
     }
 
     /// It comes from the rows of one execution, and only the statement with them failed: what is
@@ -122,6 +137,9 @@ impl Failure {
         match self {
             Self::Control(error) => error,
             Self::Sql(error) if is_missing_table(&error) => ControlError::NotMigrated,
+            Self::Sql(error) if code(&error) == Some(CANTOPEN) && place.is_missing() => {
+                ControlError::NotMigrated
+            }
             other => ControlError::Store(other.into_store(place)),
         }
     }

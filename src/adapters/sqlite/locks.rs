@@ -13,13 +13,10 @@ use super::{
     rows::{Cells, list, signed},
     session::later,
 };
-use crate::{
-    domain::{
-        id::{ExecutionId, LockKey},
-        lease::Lease,
-        recovery::TakeOver,
-    },
-    ports::executions::Claimant,
+use crate::domain::{
+    id::{Beat, ExecutionId, LockKey},
+    lease::Lease,
+    recovery::TakeOver,
 };
 
 /// How long a tombstone or a released row stays.
@@ -52,7 +49,7 @@ pub(super) async fn clear_dead(
 #[derive(Serialize)]
 struct Seen {
     key: LockKey,
-    fence: i64,
+    fence: Option<i64>,
     beat: Option<i64>,
 }
 
@@ -63,10 +60,10 @@ pub(super) async fn clear_as_seen(
     now: &str,
     seen: impl IntoIterator<Item = &TakeOver>,
 ) -> Result<(), Failure> {
-    let seen = seen.into_iter().map(|TakeOver { seen, .. }| Seen {
-        key: LockKey::of_execution(&seen.execution),
-        fence: signed(seen.fence.0),
-        beat: seen.lock.map(|lock| signed(lock.beat.0)),
+    let seen = seen.into_iter().map(|one| {
+        let (key, dead) = (LockKey::of_execution(&one.seen.execution), one.dead_lock());
+        let fence = dead.map(|lock| signed(lock.fence.0));
+        Seen { key, fence, beat: dead.map(|lock| signed(lock.beat.0)) }
     });
     sqlx::query(
         "DELETE FROM distributed_locks WHERE id IN (
@@ -85,12 +82,20 @@ pub(super) async fn clear_as_seen(
     Ok(())
 }
 
+/// What is written on a lock row that is taken.
+pub(super) struct Taking<'a> {
+    /// An owner, or a mark.
+    pub(super) owner: &'a str,
+    pub(super) fence: u64,
+    pub(super) ttl: Duration,
+    pub(super) beat: Beat,
+}
+
 /// Takes the rows that nobody has; returns which.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     now: &str,
-    as_who: &Claimant,
-    fence: u64,
+    taking: &Taking<'_>,
     keys: &[LockKey],
 ) -> Result<BTreeSet<LockKey>, Failure> {
     let rows = sqlx::query(
@@ -102,11 +107,11 @@ pub(super) async fn insert(
          RETURNING lock_key",
     )
     .bind(list(keys))
-    .bind(as_who.owner.as_str())
+    .bind(taking.owner)
     .bind(now)
-    .bind(later(as_who.ttl))
-    .bind(signed(fence))
-    .bind(signed(as_who.beat.0))
+    .bind(later(taking.ttl))
+    .bind(signed(taking.fence))
+    .bind(signed(taking.beat.0))
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok(row.word("lock_key")?.into())).collect()

@@ -5,7 +5,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{errors::Failure, locks, rows::signed, session::Moment, steps};
+use super::{cancelled, errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
     domain::{execution::AttemptOutcome, id::RELEASED},
     ports::executions::{AdvanceError, HandBack},
@@ -31,12 +31,17 @@ pub(super) async fn hand_back(
         .execute(moment.on())
         .await?
         .rows_affected();
-        if matched == 1 {
+        answers.push(if matched == 1 {
             locks::mark(moment.on(), &now, lease, RELEASED).await?;
             let drained = AttemptOutcome::Drained;
-            steps::close_attempts(moment.on(), &now, &lease.execution, drained, "drained").await?;
-        }
-        answers.push(if matched == 1 { Ok(()) } else { Err(AdvanceError::Fenced) });
+            steps::close_attempts(moment.on(), &now, &lease.execution, drained, None).await?;
+            Ok(())
+        } else if cancelled::let_go(&mut moment, lease).await? {
+            cancelled::close(&mut moment, lease).await?;
+            Ok(())
+        } else {
+            Err(AdvanceError::Fenced)
+        });
     }
     moment.commit().await?;
     Ok(answers)
@@ -52,7 +57,7 @@ pub(super) async fn reap(connection: &mut SqliteConnection, limit: u32) -> Resul
              WHERE expires_at<strftime('%Y-%m-%d %H:%M:%f', ?1, '-60 seconds')
                AND (substr(owner, 1, 1)='~'
                     OR substr(lock_key, 1, 19)<>'workflow_execution:')
-             LIMIT ?2)",
+             ORDER BY expires_at LIMIT ?2)",
     )
     .bind(now)
     .bind(limit)

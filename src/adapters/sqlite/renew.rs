@@ -1,7 +1,7 @@
 //! Renews leases, and puts lock rows back that somebody deleted.
 //!
-//! **Invariant:** a lease is held only while its execution carries its fence and nonce; a lock row
-//! is put back only where there is none. Expiry is not tested: a clock that jumps loses no lease.
+//! **Invariant:** a lease is held only while its execution carries its owner, fence and nonce; a lock
+//! row is put back only where there is none. Expiry is not tested: a clock that jumps loses no lease.
 
 use std::time::Duration;
 

@@ -73,11 +73,3 @@ pub(super) fn list<T: Serialize>(items: impl IntoIterator<Item = T>) -> String {
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
-
-/// At most so many characters of a reason.
-pub(super) fn shortened(reason: &str, characters: usize) -> String {
-    match reason.char_indices().nth(characters) {
-        None => reason.to_owned(),
-        Some((end, _)) => format!("{} ...", &reason[..end]),
-    }
-}

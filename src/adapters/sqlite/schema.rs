@@ -16,19 +16,13 @@ pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     dry_run: bool,
 ) -> Result<Vec<MigrationStep>, Failure> {
-    if let Some(oldest_reader) = oldest_reader(connection).await? {
-        return match i32::try_from(oldest_reader) {
-            Ok(needed) if needed <= VERSION => Ok(Vec::new()),
-            _ => {
-                let needed = i32::try_from(oldest_reader).unwrap_or(i32::MAX);
-                Err(ControlError::TooNew { needed, known: VERSION }.into())
-            }
-        };
+    if is_migrated(connection).await? {
+        return Ok(Vec::new());
     }
     let mut moment = Moment::write(connection).await?;
     let mut done = Vec::new();
     // Another process may have made the tables while this one waited for the file.
-    if oldest_reader(moment.on()).await?.is_none() {
+    if !is_migrated(moment.on()).await? {
         for (what, sql) in steps() {
             let began = Instant::now();
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(moment.on()).await?;
@@ -46,6 +40,23 @@ pub(super) async fn migrate(
 
 fn steps() -> impl Iterator<Item = (&'static str, &'static str)> {
     FIRST_LIGHT.split("-- step: ").skip(1).filter_map(|step| step.split_once('\n'))
+}
+
+/// What a migration does to a file that is not there yet.
+pub(super) fn all_of_it() -> Vec<MigrationStep> {
+    steps().map(|(what, _)| MigrationStep { what: what.to_owned(), took: None }).collect()
+}
+
+/// Whether the tables are there; refuses those that need a newer worker.
+pub(super) async fn is_migrated(connection: &mut SqliteConnection) -> Result<bool, Failure> {
+    match oldest_reader(connection).await? {
+        None => Ok(false),
+        Some(needed) if needed <= i64::from(VERSION) => Ok(true),
+        Some(needed) => {
+            let needed = i32::try_from(needed).unwrap_or(i32::MAX);
+            Err(ControlError::TooNew { needed, known: VERSION }.into())
+        }
+    }
 }
 
 /// `None` where nothing was ever migrated.

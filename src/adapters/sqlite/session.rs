@@ -4,7 +4,8 @@
 //! first statement, so what it reads stays true until its commit and no lock order matters.
 //!
 //! **Invariant:** every connection writes through to the disk (`synchronous=FULL`, WAL), checks
-//! foreign keys, and every time that is stored comes from SQLite's own clock.
+//! foreign keys, and is to tables that this version knows, if to any; every time that is stored comes
+//! from SQLite's own clock.
 
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::errors::{Failure, Place, is_busy};
+use super::{
+    errors::{Failure, Place, is_busy},
+    schema,
+};
 use crate::adapters::lane::Connector;
 
 /// How long a writer waits for the writers before it.
@@ -36,9 +40,9 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// For a file, which is made where it is missing.
-    pub(super) fn file(path: &std::path::Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    /// For a file; `create` makes it where it is missing.
+    pub(super) fn file(path: &std::path::Path, create: bool) -> Self {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(create);
         Self { options: session(options), place: Place::File(path.to_owned()) }
     }
 
@@ -54,6 +58,11 @@ impl Opener {
 
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// A connection that only keeps memory from going away.
+    pub(super) async fn anchor(&self) -> Result<SqliteConnection, Failure> {
+        Ok(self.options.connect().await?)
     }
 }
 
@@ -77,6 +86,8 @@ impl Connector for Opener {
             if let Place::File(_) = self.place {
                 keep_a_log(&mut connection).await?;
             }
+            // Tables that are not there yet are the matter of whoever asks for them.
+            schema::is_migrated(&mut connection).await?;
             Ok(connection)
         })
     }

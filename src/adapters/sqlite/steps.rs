@@ -9,20 +9,18 @@ use uuid::Uuid;
 
 use super::{
     errors::Failure,
-    rows::{list, shortened, signed},
+    rows::{list, signed},
 };
 use crate::{
+    adapters::texts::{self, TEXT_BYTES},
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, Owner, StepExecutionId},
         intake::StepSlot,
         lease::Lease,
     },
-    ports::executions::{StepEnd, StepRetry, StepSkip, StepStart},
+    ports::executions::{StepEnd, StepRetry, StepSkip, StepStart, StoreError},
 };
-
-/// `ow_attempts.cause` has 255 characters.
-const CAUSE_CHARS: usize = 250;
 
 #[derive(Serialize)]
 struct Start<'a> {
@@ -70,8 +68,7 @@ pub(super) async fn start(
         "INSERT INTO ow_attempts(execution_id, step_execution_id, attempt, fence, owner, started_at)
          SELECT value->>'execution', value->>'step', value->>'attempt', ?3, ?4, ?1
            FROM json_each(?2) WHERE true
-         ON CONFLICT(step_execution_id, attempt)
-         DO UPDATE SET fence=excluded.fence, owner=excluded.owner",
+         ON CONFLICT(step_execution_id, attempt) DO NOTHING",
     )
     .bind(now)
     .bind(&starts)
@@ -82,13 +79,18 @@ pub(super) async fn start(
     Ok(matched)
 }
 
-/// A step is final.
+/// A step is final. More output than a column of MySQL's takes is refused here too.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
     now: &str,
     lease: &Lease,
     end: &StepEnd,
 ) -> Result<u64, Failure> {
+    let length = end.output.as_ref().map_or(0, String::len);
+    if length > TEXT_BYTES {
+        let what = format!("an output has {length} bytes, and at most {TEXT_BYTES} are kept");
+        return Err(StoreError::Data(what).into());
+    }
     let matched = sqlx::query(
         "UPDATE workflow_step_executions
             SET status=?1, output=?2, error=?3, retry_count=?4, finished_at=?5, updated_at=?5,
@@ -98,7 +100,7 @@ pub(super) async fn end(
     )
     .bind(if end.succeeded { "success" } else { "failed" })
     .bind(end.output.as_deref())
-    .bind(end.error.as_deref())
+    .bind(end.error.as_deref().map(texts::reason))
     .bind(end.retry_count)
     .bind(now)
     .bind(end.step.as_str())
@@ -112,8 +114,9 @@ pub(super) async fn end(
     Ok(matched)
 }
 
-/// An attempt has failed and another will follow. The row may carry the next attempt already, if
-/// both were sent at once and are sent again.
+/// An attempt has failed and another will follow. The row may carry the next attempt already, if its
+/// start went with this and both are sent again; but a copy that comes after a later retry must not
+/// turn the key back.
 pub(super) async fn retry(
     connection: &mut SqliteConnection,
     now: &str,
@@ -123,9 +126,10 @@ pub(super) async fn retry(
     let matched = sqlx::query(
         "UPDATE workflow_step_executions
             SET error=?1, ow_key_gen=?2, retry_count=?3, updated_at=?4
-          WHERE id=?5 AND ow_fence=?6 AND ow_attempt IN (?7, ?7+1) AND status='running'",
+          WHERE id=?5 AND ow_fence=?6 AND status='running'
+            AND (ow_attempt=?7 OR (ow_attempt=?7+1 AND ow_key_gen=?2 AND retry_count=?3))",
     )
-    .bind(&retry.error)
+    .bind(texts::reason(&retry.error))
     .bind(retry.key_gen)
     .bind(retry.retry_count)
     .bind(now)
@@ -140,6 +144,7 @@ pub(super) async fn retry(
     Ok(matched)
 }
 
+/// What is recorded first of an attempt stays: a successor may have closed it as lost.
 async fn end_attempt(
     connection: &mut SqliteConnection,
     now: &str,
@@ -151,11 +156,11 @@ async fn end_attempt(
 ) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE ow_attempts SET finished_at=?1, outcome=?2, cause=?3
-          WHERE step_execution_id=?4 AND attempt=?5 AND fence=?6",
+          WHERE step_execution_id=?4 AND attempt=?5 AND fence=?6 AND outcome IS NULL",
     )
     .bind(now)
     .bind(outcome.as_str())
-    .bind(cause.map(|cause| shortened(cause, CAUSE_CHARS)))
+    .bind(cause.map(texts::cause))
     .bind(step.as_str())
     .bind(attempt)
     .bind(signed(lease.fence.0))
@@ -177,7 +182,7 @@ pub(super) async fn skip(
           WHERE id=?3 AND ow_fence=?4
             AND (status IS NULL OR status NOT IN ('success','failed','running'))",
     )
-    .bind(&skip.reason)
+    .bind(texts::reason(&skip.reason))
     .bind(now)
     .bind(skip.step.as_str())
     .bind(signed(lease.fence.0))
@@ -198,11 +203,15 @@ pub(super) async fn close(
     sqlx::query(
         "UPDATE workflow_step_executions
             SET status=CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
+                duration=CASE status WHEN 'running'
+                    THEN CAST(round((unixepoch(?2,'subsec')-unixepoch(started_at,'subsec'))*1000)
+                              AS INTEGER)
+                    ELSE duration END,
                 error=?1, finished_at=?2, updated_at=?2
           WHERE execution_id=?3 AND ow_fence=?4
             AND (status IS NULL OR status NOT IN ('success','failed','skipped'))",
     )
-    .bind(reason)
+    .bind(texts::reason(reason))
     .bind(now)
     .bind(execution.as_str())
     .bind(signed(fence))
@@ -236,7 +245,7 @@ pub(super) async fn close_attempts(
     now: &str,
     execution: &ExecutionId,
     outcome: AttemptOutcome,
-    cause: &str,
+    cause: Option<&str>,
 ) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE ow_attempts SET finished_at=?1, outcome=?2, cause=?3

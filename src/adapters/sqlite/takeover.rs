@@ -8,18 +8,17 @@ use sqlx::SqliteConnection;
 use super::{
     Shared,
     admission::Candidate,
+    cancelled,
     claim::{Taking, age},
     errors::Failure,
     locks,
     rows::{Cells, signed},
     session::Moment,
-    steps,
 };
 use crate::{
     domain::{
-        execution::AttemptOutcome,
-        id::{ExecutionId, LockKey},
-        recovery::TakeOver,
+        id::{ExecutionId, Fence, LockKey},
+        recovery::{TakeOver, poisoned},
     },
     ports::executions::{Batch, Claimant},
 };
@@ -35,22 +34,22 @@ pub(super) async fn take_over(
     let mut candidates = Vec::new();
     for take_over in due {
         if take_over.seen.cancelled {
-            tidy(&mut moment, take_over).await?;
-        } else if let Some(candidate) = still_as_seen(&mut moment, take_over).await? {
-            candidates.push(candidate);
+            cancelled::tidy(&mut moment, take_over).await?;
+        } else if !shared.is_left_alone(&take_over.seen.execution) {
+            candidates.extend(still_as_seen(&mut moment, take_over).await?);
         }
     }
     locks::clear_as_seen(moment.on(), &now, candidates.iter().filter_map(|c| c.from.as_ref()))
         .await?;
     let keys: Vec<LockKey> = locks::keys(candidates.iter().map(|c| &c.execution)).collect();
     let mut taking = Taking::new(shared, as_who, &candidates);
-    let won = locks::insert(moment.on(), &now, as_who, taking.fence, &keys).await?;
+    let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
-    let (poisoned, candidates): (Vec<_>, Vec<_>) =
+    let (poisonous, candidates): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
-    for candidate in poisoned {
-        let owners = owners(&mut moment, &candidate.execution).await?;
-        let reason = format!("its worker was lost {} times in a row: {owners}", candidate.claims);
+    for candidate in poisonous {
+        let owners = lost_owners(&mut moment, &candidate.execution).await?;
+        let reason = poisoned(candidate.claims, &owners);
         taking.refuse(&mut moment, &candidate, reason).await?;
     }
     let batch = taking.take(&mut moment, candidates).await?;
@@ -69,25 +68,21 @@ async fn still_as_seen(
                 max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
                 CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER)
                     AS age,
-                EXISTS(SELECT 1 FROM ow_attempts a
-                        WHERE a.execution_id=e.id AND a.fence=e.ow_fence
-                          AND a.outcome='success') AS progressed
+                EXISTS(SELECT 1 FROM workflow_step_executions s
+                        WHERE s.execution_id=e.id AND s.ow_fence=e.ow_fence
+                          AND s.status IN ('success','failed')) AS progressed
            FROM workflow_executions e
-          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4",
+          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4 AND ow_fence<?5",
     )
     .bind(now)
     .bind(seen.execution.as_str())
     .bind(signed(seen.fence.0))
     .bind(seen.by.word())
+    .bind(signed(Fence::CEILING))
     .fetch_optional(moment.on())
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let before = row.small("ow_claims")?;
-    let claims = match (take_over.cause.is_clean(), row.yes("progressed")?) {
-        (true, _) => before,
-        (false, true) => 1,
-        (false, false) => before.saturating_add(1),
-    };
+    let claims = take_over.cause.unclean_ends(row.small("ow_claims")?, row.yes("progressed")?);
     Ok(Some(Candidate {
         execution: seen.execution.clone(),
         template: row.text("template_id")?.map(Into::into),
@@ -99,40 +94,18 @@ async fn still_as_seen(
     }))
 }
 
-/// A dead owner's cancelled execution: nobody else will end its steps.
-async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<(), Failure> {
-    let (now, seen) = (moment.now.clone(), &take_over.seen);
-    let matched = sqlx::query(
-        "UPDATE workflow_executions
-            SET ow_owner='', updated_at=?1, finished_at=COALESCE(finished_at, ?1)
-          WHERE id=?2 AND status='cancelled' AND ow_fence=?3 AND ow_owner=?4",
-    )
-    .bind(&now)
-    .bind(seen.execution.as_str())
-    .bind(signed(seen.fence.0))
-    .bind(seen.by.word())
-    .execute(moment.on())
-    .await?
-    .rows_affected();
-    if matched == 1 {
-        let (id, fence) = (&seen.execution, seen.fence.0);
-        let reason = "stopped because the execution was cancelled";
-        steps::close(moment.on(), &now, id, fence, reason).await?;
-        let cancelled = AttemptOutcome::Cancelled;
-        steps::close_attempts(moment.on(), &now, id, cancelled, take_over.cause.as_str()).await?;
-        locks::clear_as_seen(moment.on(), &now, [take_over]).await?;
-    }
-    Ok(())
-}
-
-/// Those who lost it, at most ten names.
-async fn owners(moment: &mut Moment<'_>, execution: &ExecutionId) -> Result<String, Failure> {
-    let row = sqlx::query(
-        "SELECT group_concat(owner, ', ') AS owners
-           FROM (SELECT DISTINCT owner FROM ow_attempts WHERE execution_id=?1 LIMIT 10)",
+/// The last owners that lost attempts of an execution, newest first.
+async fn lost_owners(
+    moment: &mut Moment<'_>,
+    execution: &ExecutionId,
+) -> Result<Vec<String>, Failure> {
+    let owners = sqlx::query(
+        "SELECT owner FROM ow_attempts
+          WHERE execution_id=?1 AND (outcome IS NULL OR outcome='lost')
+          GROUP BY owner ORDER BY MAX(started_at) DESC, owner LIMIT 10",
     )
     .bind(execution.as_str())
-    .fetch_one(moment.on())
+    .fetch_all(moment.on())
     .await?;
-    Ok(row.word("owners")?)
+    Ok(owners.iter().map(|row| row.word("owner")).collect::<Result<_, _>>()?)
 }

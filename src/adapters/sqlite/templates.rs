@@ -1,7 +1,7 @@
 //! Workflows as recorded: templates joined with their steps, and the plans kept of them.
 //!
-//! **Invariant:** a template step whose row in `steps` is gone is read as a step without anything,
-//! which is refused, and never left out.
+//! **Invariant:** a template step whose row in `steps` is gone makes its template one that cannot be
+//! read, and is never left out.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +11,50 @@ use super::{
     errors::Failure,
     rows::{Cells, list},
 };
-use crate::domain::{
-    definition::{Definition, RecordedStep},
-    id::{PlanHash, TemplateId},
+use crate::{
+    adapters::plans::PlanError,
+    domain::{
+        definition::{Definition, RecordedStep},
+        id::{PlanHash, TemplateId},
+    },
 };
 
-/// The definitions of templates; one that is not there is missing in the answer.
+/// The templates as recorded; in place of one that cannot be read, the reason. One that is not there
+/// is missing in the answer.
 pub(super) async fn definitions(
     connection: &mut SqliteConnection,
     templates: impl IntoIterator<Item = &TemplateId>,
-) -> Result<BTreeMap<TemplateId, Definition>, Failure> {
+) -> Result<BTreeMap<TemplateId, Result<Definition, PlanError>>, Failure> {
     let rows = sqlx::query(
         "SELECT t.id AS template, t.name AS template_name, ts.id AS place, ts.step_id,
                 ts.dependencies, ts.run_mode, ts.on_failure, ts.\"order\" AS position,
-                s.name, s.executor_type, s.http_method, s.http_url, s.http_headers, s.http_body,
+                s.id AS there, s.name, s.executor_type, s.http_method, s.http_url, s.http_headers, s.http_body,
                 s.shell_script, s.shell_env, s.parameters, s.timeout, s.retries
            FROM workflow_templates t
            LEFT JOIN workflow_template_steps ts ON ts.template_id=t.id
            LEFT JOIN steps s ON s.id=ts.step_id
-          WHERE t.id IN (SELECT value FROM json_each(?1))
-          ORDER BY t.id, ts.\"order\", ts.step_id, ts.id",
+          WHERE t.id IN (SELECT value FROM json_each(?1))",
     )
     .bind(list(templates))
     .fetch_all(connection)
     .await?;
-    let mut found: BTreeMap<TemplateId, Definition> = BTreeMap::new();
+    let mut found: BTreeMap<TemplateId, Result<Definition, PlanError>> = BTreeMap::new();
     for row in &rows {
         let template = TemplateId::from(row.word("template")?);
         let name = row.word("template_name")?;
-        let definition = found.entry(template.clone()).or_insert_with(|| Definition {
-            template,
-            name,
-            steps: Vec::new(),
-        });
-        if row.text("place")?.is_some() {
+        let read = found
+            .entry(template.clone())
+            .or_insert_with(|| Ok(Definition { template, name, steps: Vec::new() }));
+        if row.text("place")?.is_none() {
+            continue;
+        }
+        if row.text("there")?.is_none() {
+            *read = Err(PlanError::StepGone(row.word("step_id")?.into()));
+        } else if let Ok(definition) = read {
             definition.steps.push(recorded_step(row)?);
         }
     }
+    found.values_mut().flatten().for_each(Definition::sort);
     Ok(found)
 }
 

@@ -3,7 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use orchestrator_worker::{
-    domain::{eligibility::Eligibility, id::ExecutionId, intake::Deferral, plan::Finish},
+    domain::{
+        eligibility::Eligibility,
+        id::ExecutionId,
+        intake::{Deferral, HALF_MADE},
+        plan::Finish,
+    },
     ports::executions::{ClaimKind, ExecutionStore},
 };
 use tokio::task::JoinSet;
@@ -132,6 +137,7 @@ pub async fn what_is_not_due_or_not_pending_is_left_alone<S: Subject>() {
         "status='success'".into(),
         "status='running'".into(),
         "ow_fence=9000000000000000000".into(),
+        format!("ow_fence=9000000000000000000, created_at={later}"),
     ] {
         let id = world.submit(&template).await;
         world.edit(&id, &set).await;
@@ -149,7 +155,9 @@ pub async fn a_row_without_times_is_due<S: Subject>() {
     let world = World::<S>::new().await;
     let id = world.submit_chain(&["one"]).await;
     world.edit(&id, "created_at=NULL, updated_at=NULL").await;
-    assert_eq!(claim_one(&world.a, "a").await.lease.execution, id);
+    let claim = claim_one(&world.a, "a").await;
+    assert_eq!(claim.lease.execution, id);
+    assert_eq!(claim.age, HALF_MADE, "old enough for whatever waits for its age");
 }
 
 pub async fn a_live_foreign_lock_defers_and_does_not_block_the_head<S: Subject>() {
@@ -276,4 +284,65 @@ pub async fn the_plan_of_the_first_claim_is_kept_though_the_template_is_edited<S
     let fresh = claim_one(&world.b, "b").await;
     assert_eq!(fresh.lease.execution, later);
     assert_eq!(fresh.workflow.nodes().len(), 3);
+}
+
+pub async fn numbers_at_their_end_stop_no_claim<S: Subject>() {
+    let world = World::<S>::new().await;
+    let id = world.submit_chain(&["one"]).await;
+    let most = "UPDATE workflow_step_executions SET ow_attempt=4294967295, ow_key_gen=4294967295, \
+                retry_count=9223372036854775807";
+    assert_eq!(world.subject.exec(most).await, 1);
+    world.edit(&id, "ow_claims=4294967295, ow_run=4294967295").await;
+    let claim = claim_one(&world.a, "a").await;
+    assert_eq!(started(&claim), ["one"]);
+    let slot = &claim.slots[0];
+    assert_eq!((slot.attempt, slot.key_gen, slot.retry_count), (u32::MAX, u32::MAX, u32::MAX));
+    assert_eq!(world.attempt(&id, "one", u32::MAX).await.as_deref(), Some("-/-/a"));
+    world.edit(&id, "ow_claims=4294967295").await;
+    let cause = orchestrator_worker::domain::recovery::Cause::LeaseExpired;
+    let refused = world.b_takes_over(&id, cause).await.refused;
+    assert_eq!(refused.len(), 1, "it was lost as often as can be counted");
+}
+
+pub async fn what_names_nothing_that_can_be_run_is_failed_with_the_reason<S: Subject>() {
+    let world = World::<S>::new().await;
+    let all = "WHERE id IN (SELECT execution_id FROM workflow_step_executions)";
+    for (sql, reason) in [
+        (format!("UPDATE workflow_executions SET template_id=NULL {all}"), "it names no template"),
+        (
+            format!("UPDATE workflow_executions SET template_id='t' {all}"),
+            "its template t does not exist any more",
+        ),
+        (
+            "DELETE FROM steps WHERE id='step-two'".into(),
+            "step step-two of its template does not exist any more",
+        ),
+        (
+            "UPDATE workflow_template_steps SET run_mode='both' WHERE step_id='step-two'".into(),
+            "step \"two\" has run_mode \"both\", which is neither \"serial\" nor \"parallel\"",
+        ),
+        (
+            "UPDATE workflow_step_executions SET status='paused' WHERE step_id='step-two'".into(),
+            "step two has an unknown status \"paused\"",
+        ),
+    ] {
+        let id = world.submit_chain(&["one", "two"]).await;
+        assert_eq!(world.subject.exec(&sql).await, 1, "{sql}");
+        let batch = world.a.claim(&who("a"), 10).await.expect("a claim");
+        assert!(batch.claims.is_empty() && batch.deferred.is_empty());
+        assert_eq!(batch.refused, [(id.clone(), reason.to_owned())]);
+        assert_eq!(world.status(&id).await, "failed");
+        assert_eq!(world.execution(&id, "error").await.as_deref(), Some(reason));
+        assert_eq!(world.execution(&id, "ow_owner").await.as_deref(), Some(""));
+        assert_eq!(world.execution(&id, "ow_plan").await, None, "a retry reads what was mended");
+        for column in ["started_at", "finished_at", "duration"] {
+            assert!(world.execution(&id, column).await.is_some(), "{column}");
+        }
+        assert_eq!(world.steps(&id, &["one", "two"]).await, ["skipped", "skipped"]);
+        assert_eq!(world.lock(&id, "owner").await.as_deref(), Some("~finished"));
+        for table in ["workflow_executions", "workflow_step_executions", "steps"] {
+            world.subject.exec(&format!("DELETE FROM {table}")).await;
+        }
+        world.subject.exec("DELETE FROM workflow_template_steps").await;
+    }
 }

@@ -3,11 +3,18 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use orchestrator_worker::adapters::sqlite::{Settings, SqlitePath, SqliteStore};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use orchestrator_worker::{
+    adapters::sqlite::{Settings, SqlitePath, SqliteStore},
+    ports::control::Control,
+};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Row as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteRow},
+};
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
-use super::Subject;
+use super::{Row, Subject};
 use crate::crash::Served;
 
 pub struct File {
@@ -34,31 +41,109 @@ impl Subject for File {
     }
 
     async fn store(&self) -> SqliteStore {
-        let settings = Settings { path: SqlitePath::File(self.path()) };
-        SqliteStore::open(settings).await.expect("the file opens")
+        open(SqlitePath::File(self.path())).await
     }
 
     async fn exec(&self, sql: &str) -> u64 {
-        let query = sqlx::query(AssertSqlSafe(sql.to_owned()));
-        let done = query.execute(&mut self.connect().await).await;
-        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+        exec(&mut self.connect().await, sql).await
     }
 
-    async fn one(&self, sql: &str) -> Option<String> {
-        let query = sqlx::query(AssertSqlSafe(format!("SELECT CAST(({sql}) AS TEXT)")));
-        let row = query.fetch_one(&mut self.connect().await).await;
-        row.unwrap_or_else(|error| panic!("{sql}: {error}")).get(0)
+    async fn rows(&self, sql: &str) -> Vec<Row> {
+        rows(&mut self.connect().await, sql).await
     }
 
     fn now() -> &'static str {
-        "strftime('%Y-%m-%d %H:%M:%f','now')"
+        NOW
     }
 
     fn moved(time: &str, milliseconds: i64) -> String {
-        #[expect(clippy::cast_precision_loss, reason = "a story's times are short")]
-        let seconds = milliseconds as f64 / 1000.0;
-        format!("strftime('%Y-%m-%d %H:%M:%f', {time}, '{seconds:+.3} seconds')")
+        moved(time, milliseconds)
     }
+}
+
+/// Memory under a name of its own. It promises all that a file does to the stores of one process;
+/// that another process finds it, or that it outlives its last connection, it cannot promise, and
+/// those are no stories of the contract: `crash` tells them, on what processes can share.
+pub struct Memory {
+    name: String,
+    /// Keeps it while no store is open.
+    stranger: Mutex<SqliteConnection>,
+}
+
+#[async_trait]
+impl Subject for Memory {
+    type Store = SqliteStore;
+
+    async fn create() -> Self {
+        let name = format!("contract-{}", uuid::Uuid::new_v4().simple());
+        let options = SqliteConnectOptions::new().filename(format!("/{name}")).vfs("memdb");
+        let options = options.create_if_missing(true).foreign_keys(false);
+        let stranger = options.connect().await.expect("memory opens");
+        Self { name, stranger: Mutex::new(stranger) }
+    }
+
+    async fn store(&self) -> SqliteStore {
+        open(SqlitePath::Memory { name: Some(self.name.clone()) }).await
+    }
+
+    async fn exec(&self, sql: &str) -> u64 {
+        exec(&mut *self.stranger.lock().await, sql).await
+    }
+
+    async fn rows(&self, sql: &str) -> Vec<Row> {
+        rows(&mut *self.stranger.lock().await, sql).await
+    }
+
+    fn now() -> &'static str {
+        NOW
+    }
+
+    fn moved(time: &str, milliseconds: i64) -> String {
+        moved(time, milliseconds)
+    }
+}
+
+const NOW: &str = "strftime('%Y-%m-%d %H:%M:%f','now')";
+
+fn moved(time: &str, milliseconds: i64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a story's times are short")]
+    let seconds = milliseconds as f64 / 1000.0;
+    format!("strftime('%Y-%m-%d %H:%M:%f', {time}, '{seconds:+.3} seconds')")
+}
+
+async fn open(path: SqlitePath) -> SqliteStore {
+    SqliteStore::open(Settings { path }).await.expect("it opens")
+}
+
+async fn exec(stranger: &mut SqliteConnection, sql: &str) -> u64 {
+    let done = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(stranger).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+}
+
+async fn rows(stranger: &mut SqliteConnection, sql: &str) -> Vec<Row> {
+    let rows = sqlx::query(AssertSqlSafe(sql.to_owned())).fetch_all(stranger).await;
+    let text = |row: &SqliteRow, column| {
+        let bytes: Option<Vec<u8>> = row.try_get_unchecked(column).expect("bytes");
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let named = |row: &SqliteRow| {
+        let columns = row.columns().iter();
+        columns.map(|c| (c.name().to_owned(), text(row, c.ordinal()))).collect()
+    };
+    rows.unwrap_or_else(|error| panic!("{sql}: {error}")).iter().map(named).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_migration_makes_no_file() {
+    let file = File::create().await;
+    let store = file.store().await;
+    let announced = store.migrate(true).await.expect("a dry run");
+    assert!(!file.path().exists());
+    assert_eq!(store.migrate(false).await.map(|done| done.len()), Ok(announced.len()));
+    // Where it could not be made, it says so instead.
+    let nowhere = open(SqlitePath::File(file.path().join("store.db"))).await;
+    let error = nowhere.migrate(true).await.expect_err("there is no such folder");
+    assert!(error.to_string().contains("does not exist; make it"), "{error}");
 }
 
 impl Served for File {

@@ -61,6 +61,14 @@ impl<S: Subject> World<S> {
         definition.template.clone()
     }
 
+    /// Puts a workflow in, submits it, and has `a` claim it.
+    pub async fn a_claims(&self, steps: Vec<RecordedStep>) -> Claim {
+        let definition = workflow("w", steps);
+        self.a.apply(&definition, &About::default()).await.expect("it is applied");
+        self.submit(&definition.template).await;
+        claim_one(&self.a, "a").await
+    }
+
     pub async fn submit(&self, template: &TemplateId) -> ExecutionId {
         let submission = Submission {
             template: template.to_string(),
@@ -129,6 +137,30 @@ impl<S: Subject> World<S> {
         Some(texts.join("/"))
     }
 
+    /// Every row of every table that a store writes, one text a row.
+    pub async fn everything(&self) -> Vec<String> {
+        self.texts(|_| true).await
+    }
+
+    /// The same but for the times: a write that is sent again may move those.
+    pub async fn everything_but_times(&self) -> Vec<String> {
+        let is_time = |column: &str| TIMES.iter().any(|(_, times)| times.contains(&column));
+        self.texts(|column| !is_time(column) && column != "duration" && column != "ow_due").await
+    }
+
+    async fn texts(&self, of: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (table, _) in TIMES {
+            for row in self.subject.rows(&format!("SELECT * FROM {table}")).await {
+                let cells = row.into_iter().filter(|(column, _)| of(column));
+                let cells = cells.map(|(column, cell)| format!(" {column}={}", shown(cell)));
+                texts.push(format!("{table}:{}", cells.collect::<String>()));
+            }
+        }
+        texts.sort();
+        texts
+    }
+
     /// A column of an execution's lock row; `None` if it has none.
     pub async fn lock(&self, id: &ExecutionId, column: &str) -> Option<String> {
         let sql = format!(
@@ -149,6 +181,19 @@ impl<S: Subject> World<S> {
         assert_eq!(self.subject.exec(&sql).await, 1);
     }
 
+    /// Sets columns of an execution's lock row, as somebody else.
+    pub async fn edit_lock(&self, id: &ExecutionId, set: &str) {
+        let sql =
+            format!("UPDATE distributed_locks SET {set} WHERE lock_key='workflow_execution:{id}'");
+        assert_eq!(self.subject.exec(&sql).await, 1, "{sql}");
+    }
+
+    /// Somebody deletes an execution's lock row.
+    pub async fn drop_lock(&self, id: &ExecutionId) {
+        let sql = format!("DELETE FROM distributed_locks WHERE lock_key='workflow_execution:{id}'");
+        assert_eq!(self.subject.exec(&sql).await, 1, "{sql}");
+    }
+
     /// Sets columns of an execution, as somebody else.
     pub async fn edit(&self, id: &ExecutionId, set: &str) {
         let sql = format!("UPDATE workflow_executions SET {set} WHERE id='{id}'");
@@ -166,6 +211,13 @@ impl<S: Subject> World<S> {
         let seen = self.held(id).await.expect("it is held");
         self.b.take_over(&who("b"), &[TakeOver { seen, cause }]).await.expect("a takeover")
     }
+}
+
+fn shown(cell: Option<String>) -> String {
+    cell.map_or_else(
+        || "NULL".into(),
+        |text| format!("{:?}", text.chars().take(80).collect::<String>()),
+    )
 }
 
 /// A claimant that knows `func` and `shell` steps and the function `noop`.
@@ -257,6 +309,13 @@ pub fn chain(names: &[&str]) -> Vec<RecordedStep> {
     for (place, before) in names.iter().enumerate().take(names.len().saturating_sub(1)) {
         steps[place + 1] = after(steps[place + 1].clone(), &[before]);
     }
+    steps
+}
+
+/// `one` and `two` beside each other, then `last`.
+pub fn fork() -> Vec<RecordedStep> {
+    let mut steps = fan(&["one", "two"]);
+    steps.push(after(step("last"), &["one", "two"]));
     steps
 }
 

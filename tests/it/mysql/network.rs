@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Database, Server};
 use crate::{
-    contract::{Subject, world::*},
+    contract::{Row, Subject, world::*},
     proxy::{CEILING, Mode, Proxy},
 };
 
@@ -196,7 +196,8 @@ pub async fn an_advance_that_went_unanswered_is_sent_again<S: Server>() {
     let again = ends("the advance", net.far.advance(&[end_of(&claim)])).await;
     assert_eq!(again, [Ok(Advanced::Recorded)]);
     let attempts = net.database.rows("SELECT outcome FROM ow_attempts").await;
-    assert_eq!(attempts, [[Some("success".to_owned())]]);
+    let outcomes: Vec<_> = attempts.into_iter().flat_map(Row::into_values).collect();
+    assert_eq!(outcomes, [Some("success".to_owned())]);
 }
 
 pub async fn the_locks_of_a_silent_connection_stand_in_nobodys_way<S: Server>() {
@@ -266,7 +267,8 @@ pub async fn no_acknowledged_write_is_lost_over_callers_that_stop_waiting<S: Ser
         }
         acknowledged.push(claim.slots[place].id.to_string());
         let sql = "SELECT id FROM workflow_step_executions WHERE status='success'";
-        let there: Vec<_> = net.database.rows(sql).await.into_iter().flatten().flatten().collect();
+        let rows = net.database.rows(sql).await.into_iter();
+        let there: Vec<_> = rows.flat_map(Row::into_values).flatten().collect();
         for step in &acknowledged {
             assert!(there.contains(step), "step {step} was acknowledged and is gone");
         }

@@ -35,7 +35,7 @@ pub(in crate::adapters::mysql) async fn apply(
     about: &About,
 ) -> Result<Applied, Fault> {
     let mut definition = definition.clone();
-    templates::sort(&mut definition);
+    definition.sort();
     run(lanes, WORK_LIMIT, Apply { definition, about: about.clone() }).await
 }
 
@@ -53,20 +53,17 @@ impl Work for Apply {
         facts::of(session).await?;
         session.begin().await?;
         let id = &self.definition.template;
-        let lock = fixed(
-            "SELECT description, creator_email FROM workflow_templates WHERE id=? FOR UPDATE",
-        );
+        let lock = fixed("SELECT description FROM workflow_templates WHERE id=? FOR UPDATE");
         let applied = match session.row(lock.bind(id.as_str())).await? {
             None => {
                 self.insert_template(session).await?;
                 Applied::Created
             }
             Some(row) => {
-                let about =
-                    About { description: rows::name(&row, 0)?, creator: rows::name(&row, 1)? };
+                let description = rows::name(&row, 0)?;
                 let there = templates::definitions(session, &BTreeSet::from([id.clone()])).await?;
                 let same = there.get(id).is_some_and(|it| it.as_ref() == Ok(&self.definition));
-                if same && about == self.about {
+                if same && description == self.about.description {
                     session.rollback().await?;
                     return Ok(Applied::Unchanged);
                 }
@@ -92,14 +89,13 @@ impl Apply {
         Ok(())
     }
 
+    /// Its creator stays, whoever changes it.
     async fn update_template(&self, session: &mut Session) -> Result<(), Fault> {
         let update = fixed(
-            "UPDATE workflow_templates SET name=?, description=?, creator_email=?, \
-             updated_at=NOW(3) WHERE id=?",
+            "UPDATE workflow_templates SET name=?, description=?, updated_at=NOW(3) WHERE id=?",
         );
         let update = update.bind(&self.definition.name).bind(&self.about.description);
-        let update = update.bind(&self.about.creator).bind(self.definition.template.as_str());
-        session.matched(update).await?;
+        session.matched(update.bind(self.definition.template.as_str())).await?;
         Ok(())
     }
 

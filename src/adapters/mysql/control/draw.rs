@@ -71,7 +71,9 @@ impl Draw {
         let mut read = templates::definitions(session, &[template.clone()].into()).await?;
         Ok(match read.remove(template) {
             None => Err(ControlError::NoTemplate(template.to_string())),
-            Some(Err(reason)) => Err(ControlError::Unreadable(template.to_string(), reason)),
+            Some(Err(reason)) => {
+                Err(ControlError::Unreadable(template.to_string(), reason.to_string()))
+            }
             Some(Ok(definition)) => Ok(definition),
         })
     }

@@ -167,7 +167,7 @@ async fn workflow_of(
     let mut read = templates::definitions(session, &[template.clone()].into()).await?;
     Ok(match read.remove(&template) {
         None => Err(format!("its template {template} does not exist any more")),
-        Some(Err(reason)) => Err(reason),
+        Some(Err(reason)) => Err(reason.to_string()),
         Some(Ok(definition)) => {
             Workflow::try_new(&definition).map(Arc::new).map_err(|error| error.to_string())
         }

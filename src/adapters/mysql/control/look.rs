@@ -18,8 +18,9 @@ use crate::{
             session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
+        plans,
     },
-    domain::{definition::Definition, id::ExecutionId, id::TemplateId},
+    domain::id::{ExecutionId, TemplateId},
     ports::control::{
         AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
     },
@@ -61,6 +62,7 @@ pub(in crate::adapters::mysql) async fn list(
     run(lanes, WORK_LIMIT, List { filter: filter.clone() }).await
 }
 
+/// Databases take words that differ in case, or in spaces at their end, for the same; we do not.
 struct List {
     filter: Filter,
 }
@@ -73,10 +75,12 @@ impl Work for List {
         let facts = facts::of(session).await?;
         let Filter { state, template, executions, backlog, ended_within, limit } = &self.filter;
         let mut conditions = vec!["TRUE".to_owned()];
-        conditions.extend(state.map(|_| "e.status=?".into()));
-        conditions.extend(template.as_ref().map(|_| "(e.template_id=? OR t.name=?)".into()));
+        conditions.extend(state.map(|_| "e.status=? AND CAST(e.status AS BINARY)=?".into()));
+        let named = "(CAST(e.template_id AS BINARY)=? OR CAST(t.name AS BINARY)=?)";
+        conditions.extend(template.as_ref().map(|_| named.into()));
         if !executions.is_empty() {
-            conditions.push(format!("e.id IN ({})", rows::marks(executions.len())));
+            let marks = rows::marks(executions.len());
+            conditions.push(format!("e.id IN ({marks}) AND CAST(e.id AS BINARY) IN ({marks})"));
         }
         if *backlog {
             conditions.push(format!("e.status='pending'{}", is_backlog()));
@@ -90,13 +94,16 @@ impl Work for List {
             conditions.join(" AND ")
         ));
         if let Some(state) = state {
-            ask = ask.bind(state.as_str());
+            ask = ask.bind(state.as_str()).bind(state.as_str().as_bytes());
         }
         if let Some(template) = template {
-            ask = ask.bind(template).bind(template);
+            ask = ask.bind(template.as_bytes()).bind(template.as_bytes());
         }
         for execution in executions {
             ask = ask.bind(execution.as_str());
+        }
+        for execution in executions {
+            ask = ask.bind(execution.as_str().as_bytes());
         }
         if *backlog {
             ask = ask.bind(&facts.backlog_before);
@@ -130,17 +137,20 @@ impl Work for Show {
         let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
             return Ok(None);
         };
+        let summary = summary(&row)?;
+        if summary.execution != self.execution {
+            return Ok(None);
+        }
         let mut attempts = self.attempts(session).await?;
         let mut steps = self.steps(session).await?;
         for step in &mut steps {
             step.attempts = attempts.remove(&step.step_execution).unwrap_or_default();
         }
-        Ok(Some(ExecutionDetail { summary: summary(&row)?, fence: rows::count(&row, 11)?, steps }))
+        Ok(Some(ExecutionDetail { summary, fence: rows::count(&row, 11)?, steps }))
     }
 }
 
 impl Show {
-    /// In the order of the plan, once there is one: the template may have changed since.
     async fn steps(&self, session: &mut Session) -> Result<Vec<StepDetail>, Fault> {
         let ask = made(format!(
             "SELECT se.id, s.name, s.executor_type, se.status, se.retry_count, se.output, se.error, \
@@ -153,37 +163,20 @@ impl Show {
             unix("se.finished_at")
         ));
         let found = session.rows(ask.bind(self.execution.as_str())).await?;
-        let mut steps = found
+        let steps = found
             .iter()
-            .map(|row| Ok((rows::name(row, 9)?, step(row)?)))
+            .map(|row| Ok((rows::name(row, 9)?.into(), step(row)?)))
             .collect::<Result<Vec<_>, Fault>>()?;
-        if let Some(plan) = self.plan(session).await? {
-            let places: HashMap<&str, usize> =
-                (0..).zip(&plan.steps).map(|(place, step)| (step.id.as_str(), place)).collect();
-            steps.sort_by_key(|(id, _)| places.get(id.as_str()).copied().unwrap_or(usize::MAX));
-            for (id, detail) in &mut steps {
-                if let Some(place) = places.get(id.as_str()) {
-                    detail.name.clone_from(&plan.steps[*place].name);
-                    detail.executor_type.clone_from(&plan.steps[*place].executor_type);
-                }
-            }
-        }
-        Ok(steps.into_iter().map(|(_, step)| step).collect())
+        Ok(plans::as_planned(self.plan(session).await?.as_deref(), steps))
     }
 
-    async fn plan(&self, session: &mut Session) -> Result<Option<Definition>, Fault> {
+    async fn plan(&self, session: &mut Session) -> Result<Option<String>, Fault> {
         let ask = fixed(
             "SELECT p.plan FROM workflow_executions e JOIN ow_plans p ON p.sha256=e.ow_plan \
              WHERE e.id=?",
         );
-        let Some(row) = session.row(ask.bind(self.execution.as_str())).await? else {
-            return Ok(None);
-        };
-        let mut plan = Definition::from_text(&rows::name(&row, 0)?).ok();
-        if let Some(plan) = &mut plan {
-            crate::adapters::mysql::templates::sort(plan);
-        }
-        Ok(plan)
+        let row = session.row(ask.bind(self.execution.as_str())).await?;
+        row.map(|row| rows::name(&row, 0)).transpose()
     }
 
     async fn attempts(

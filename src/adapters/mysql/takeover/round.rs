@@ -132,7 +132,7 @@ async fn one_by_one(
                 continue;
             }
         }
-        shared.leave_alone(execution.clone(), UNWRITABLE);
+        shared.leave_alone(&execution, UNWRITABLE);
         all.deferred.push((execution, Deferral::Unwritable(fault.to_string())));
     }
     Ok(())

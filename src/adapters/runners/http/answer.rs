@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Serialize;
 
-use super::super::output::{COLUMN_BYTES, Kept, fit};
-use crate::ports::runner::Outcome;
+use super::super::output::{Kept, fit};
+use crate::{adapters::texts::TEXT_BYTES, ports::runner::Outcome};
 
 /// Most bytes of one header in the output, and of all of them.
 const HEADER_BYTES: usize = 1024;
@@ -57,7 +57,7 @@ impl Answer {
     pub fn new(status: StatusCode, headers: &HeaderMap, most: usize) -> Self {
         let shown = shown(headers);
         let frame = Output { status_code: status.as_u16(), headers: &shown, body: "" };
-        let room = COLUMN_BYTES - to_json(&frame).len() - REST_BYTES;
+        let room = TEXT_BYTES - to_json(&frame).len() - REST_BYTES;
         let retry_after = retry_after(headers);
         let body = Kept::for_json(room);
         Self { status, headers: shown, retry_after, body, left: most, most }
@@ -219,7 +219,7 @@ mod tests {
             let Outcome::Success { output } = answer.outcome("server", all && is_whole, true) else {
                 panic!("200 is a success");
             };
-            prop_assert!(output.len() <= COLUMN_BYTES, "{} bytes", output.len());
+            prop_assert!(output.len() <= TEXT_BYTES, "{} bytes", output.len());
             let output: Value = serde_json::from_str(&output).expect("JSON");
             prop_assert_eq!(output["status_code"].as_u64(), Some(200));
             prop_assert!(output["headers"].is_object());

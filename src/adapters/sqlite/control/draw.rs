@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     super::{errors::Failure, rows::Cells, session::Moment, templates},
-    find_template,
+    find,
 };
 use crate::{
     domain::{
@@ -36,7 +36,7 @@ pub(in super::super) async fn draw(
         };
         Drawn { definition, states: states(&mut moment, which).await? }
     } else {
-        let id = find_template(&mut moment, which).await?.id;
+        let id = find::template(&mut moment, which).await?.id;
         Drawn { definition: template(&mut moment, id).await?, states: BTreeMap::new() }
     };
     moment.rollback().await?;
@@ -45,7 +45,8 @@ pub(in super::super) async fn draw(
 
 async fn template(moment: &mut Moment<'_>, id: TemplateId) -> Result<Definition, Failure> {
     let mut read = templates::definitions(moment.on(), [&id]).await?;
-    read.remove(&id).ok_or_else(|| ControlError::NoTemplate(id.to_string()).into())
+    let read = read.remove(&id).ok_or_else(|| ControlError::NoTemplate(id.to_string()))?;
+    Ok(read.map_err(|reason| ControlError::Unreadable(id.to_string(), reason.to_string()))?)
 }
 
 async fn states(

@@ -155,7 +155,8 @@ async fn workflow_of(
     let mut read = templates::definitions(moment.on(), [&template]).await?;
     Ok(match read.remove(&template) {
         None => Err(format!("its template {template} does not exist any more")),
-        Some(definition) => {
+        Some(Err(reason)) => Err(reason.to_string()),
+        Some(Ok(definition)) => {
             Workflow::try_new(&definition).map(Arc::new).map_err(|error| error.to_string())
         }
     })

@@ -12,7 +12,7 @@ use super::{
         rows::Cells,
         session::Moment,
     },
-    find_template,
+    find,
 };
 use crate::{
     domain::{
@@ -150,7 +150,7 @@ pub(in super::super) async fn pause(
     let now = moment.now.clone();
     let template = match which {
         Pausable::All => None,
-        Pausable::Template(wanted) => Some(find_template(&mut moment, wanted).await?),
+        Pausable::Template(wanted) => Some(find::template(&mut moment, wanted).await?),
     };
     let id = template.as_ref().map_or(ALL_TEMPLATES, |template| template.id.as_str());
     let change = if paused {
@@ -221,7 +221,7 @@ pub(in super::super) async fn release_backlog(
     let now = moment.now.clone();
     let template = match template {
         None => None,
-        Some(wanted) => Some(find_template(&mut moment, wanted).await?.id),
+        Some(wanted) => Some(find::template(&mut moment, wanted).await?.id),
     };
     let sql = format!(
         "UPDATE workflow_executions
