@@ -13,11 +13,17 @@ use async_trait::async_trait;
 use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod advance;
+mod cancelled;
 mod claim;
 mod fenced;
 mod limits;
+mod poison;
+mod release;
 mod renew;
 pub mod sqlite;
+mod survey;
+mod takeover;
+mod unadmitted;
 pub mod world;
 mod writes;
 
@@ -75,6 +81,13 @@ macro_rules! contract {
                     what_ends_in_a_cancelled_execution_is_recorded_before_its_end
                     a_step_that_no_worker_started_ends_without_an_attempt
                 }
+                cancelled {
+                    a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody
+                    a_cancelled_execution_is_left_to_an_owner_who_lives
+                    a_cancellation_after_the_survey_is_not_overrun
+                    an_end_and_a_cancellation_at_one_moment_agree
+                    a_former_owner_adds_no_success_to_what_was_tidied
+                }
                 claim {
                     the_oldest_due_comes_first_and_no_more_than_asked
                     two_claimers_never_share_an_execution
@@ -106,6 +119,24 @@ macro_rules! contract {
                     an_error_is_cut_between_characters_where_its_column_ends
                     the_cause_of_an_attempt_is_its_beginning_with_a_sign_of_what_is_missing
                 }
+                poison {
+                    what_kills_its_workers_is_failed_and_they_are_named
+                    progress_begins_the_count_anew
+                    a_retry_is_no_progress
+                    hand_backs_count_nothing
+                    an_operators_retry_begins_the_count_anew
+                }
+                release {
+                    a_handed_back_execution_is_free_for_any_worker_at_once
+                    a_hand_back_may_be_sent_twice
+                    only_the_holder_hands_back
+                    many_are_handed_back_each_for_itself
+                    a_hand_back_that_meets_a_cancellation_ends_the_execution
+                    a_hand_back_changes_no_lock_row_but_its_own
+                    marks_and_plain_keys_are_reaped_a_minute_past_their_expiry
+                    no_more_is_reaped_than_asked_and_the_oldest_first
+                    a_long_name_is_held_and_handed_back_whole
+                }
                 renew {
                     a_held_lease_has_its_beat_and_its_expiry_moved
                     many_leases_are_answered_in_their_order
@@ -120,6 +151,31 @@ macro_rules! contract {
                     of_two_leases_of_one_name_on_one_execution_the_newer_is_held
                     a_lease_of_a_claim_that_was_never_committed_is_lost
                     of_a_renewal_and_a_takeover_at_one_moment_exactly_one_succeeds
+                }
+                survey {
+                    all_that_is_held_is_seen_as_it_is_held
+                    what_nobody_holds_is_not_seen
+                }
+                takeover {
+                    a_dead_owners_execution_goes_on_where_it_stood
+                    a_step_that_must_not_run_twice_is_failed_instead
+                    nothing_is_taken_that_has_moved_on
+                    a_lock_row_that_came_back_keeps_its_owner
+                    a_missing_lock_row_is_no_obstacle
+                    what_stands_in_the_place_of_the_lock_decides
+                    a_former_owner_is_refused_by_every_verb
+                    of_many_watchers_each_execution_goes_to_one
+                    a_success_at_the_moment_of_a_takeover_counts_or_is_refused
+                    an_end_at_the_moment_of_a_takeover_is_one_of_both
+                    a_hand_back_at_the_moment_of_a_takeover_leaves_one_holder
+                    what_fell_when_every_worker_was_away_is_taken_after_a_day
+                }
+                unadmitted {
+                    what_a_watcher_cannot_run_is_left_released_for_the_next
+                    what_a_watcher_could_not_run_it_leaves_alone_for_a_moment
+                    what_no_worker_learns_to_run_is_failed
+                    what_cannot_be_read_any_more_is_failed_with_the_reason
+                    one_that_is_not_admitted_does_not_hurt_the_others
                 }
             }
         }
