@@ -15,8 +15,11 @@ use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 mod advance;
 mod cancelled;
 mod claim;
+mod control;
 mod fenced;
 mod limits;
+mod look;
+mod many;
 mod poison;
 mod release;
 mod renew;
@@ -105,6 +108,16 @@ macro_rules! contract {
                     numbers_at_their_end_stop_no_claim
                     what_names_nothing_that_can_be_run_is_failed_with_the_reason
                 }
+                control {
+                    an_empty_database_is_migrated_once_and_a_dry_run_changes_nothing
+                    two_migrations_at_one_moment_do_each_step_once
+                    tables_that_need_a_newer_worker_are_left_alone
+                    what_is_applied_twice_is_put_in_once
+                    every_change_is_put_in_and_called_one
+                    what_is_submitted_is_pending_with_all_its_steps
+                    nothing_is_submitted_for_what_is_unknown_inactive_or_ambiguous
+                    a_submission_that_is_refused_leaves_nothing
+                }
                 fenced {
                     nothing_is_written_under_another_fence
                     an_execution_is_not_ended_under_another_nonce
@@ -118,6 +131,21 @@ macro_rules! contract {
                     an_output_is_kept_whole_up_to_its_limit_and_refused_beyond
                     an_error_is_cut_between_characters_where_its_column_ends
                     the_cause_of_an_attempt_is_its_beginning_with_a_sign_of_what_is_missing
+                }
+                look {
+                    a_list_has_the_newest_first_and_no_more_than_asked
+                    a_list_holds_what_its_filter_says
+                    a_line_of_a_list_says_whose_it_is_and_how_it_stands
+                    an_execution_is_shown_with_its_steps_and_every_attempt
+                    steps_are_shown_as_they_are_taken_though_the_template_is_edited
+                    times_are_told_to_the_millisecond
+                    what_nobody_should_have_written_is_shown_all_the_same
+                    an_execution_is_found_by_its_very_id
+                }
+                many {
+                    many_ends_in_one_call_are_answered_in_their_order
+                    many_are_handed_back_and_taken_over_in_one_call
+                    ends_of_one_execution_at_one_moment_are_all_recorded
                 }
                 poison {
                     what_kills_its_workers_is_failed_and_they_are_named
