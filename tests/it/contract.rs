@@ -13,17 +13,26 @@ use async_trait::async_trait;
 use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
 
 mod advance;
+mod cancelled;
 mod claim;
+mod control;
 mod eligible;
 mod explain;
 mod fenced;
 mod hostile;
 mod limits;
+mod look;
+mod many;
 mod oddities;
+mod poison;
+mod release;
 mod renew;
 mod retention;
 pub mod sqlite;
 mod steer;
+mod survey;
+mod takeover;
+mod unadmitted;
 pub mod world;
 mod writes;
 
@@ -81,6 +90,13 @@ macro_rules! contract {
                     what_ends_in_a_cancelled_execution_is_recorded_before_its_end
                     a_step_that_no_worker_started_ends_without_an_attempt
                 }
+                cancelled {
+                    a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody
+                    a_cancelled_execution_is_left_to_an_owner_who_lives
+                    a_cancellation_after_the_survey_is_not_overrun
+                    an_end_and_a_cancellation_at_one_moment_agree
+                    a_former_owner_adds_no_success_to_what_was_tidied
+                }
                 claim {
                     the_oldest_due_comes_first_and_no_more_than_asked
                     two_claimers_never_share_an_execution
@@ -98,6 +114,16 @@ macro_rules! contract {
                     numbers_at_their_end_stop_no_claim
                     what_names_nothing_that_can_be_run_is_failed_with_the_reason
                 }
+                control {
+                    an_empty_database_is_migrated_once_and_a_dry_run_changes_nothing
+                    two_migrations_at_one_moment_do_each_step_once
+                    tables_that_need_a_newer_worker_are_left_alone
+                    what_is_applied_twice_is_put_in_once
+                    every_change_is_put_in_and_called_one
+                    what_is_submitted_is_pending_with_all_its_steps
+                    nothing_is_submitted_for_what_is_unknown_inactive_or_ambiguous
+                    a_submission_that_is_refused_leaves_nothing
+                }
                 fenced {
                     nothing_is_written_under_another_fence
                     an_execution_is_not_ended_under_another_nonce
@@ -111,6 +137,39 @@ macro_rules! contract {
                     an_output_is_kept_whole_up_to_its_limit_and_refused_beyond
                     an_error_is_cut_between_characters_where_its_column_ends
                     the_cause_of_an_attempt_is_its_beginning_with_a_sign_of_what_is_missing
+                }
+                look {
+                    a_list_has_the_newest_first_and_no_more_than_asked
+                    a_list_holds_what_its_filter_says
+                    a_line_of_a_list_says_whose_it_is_and_how_it_stands
+                    an_execution_is_shown_with_its_steps_and_every_attempt
+                    steps_are_shown_as_they_are_taken_though_the_template_is_edited
+                    times_are_told_to_the_millisecond
+                    what_nobody_should_have_written_is_shown_all_the_same
+                    an_execution_is_found_by_its_very_id
+                }
+                many {
+                    many_ends_in_one_call_are_answered_in_their_order
+                    many_are_handed_back_and_taken_over_in_one_call
+                    ends_of_one_execution_at_one_moment_are_all_recorded
+                }
+                poison {
+                    what_kills_its_workers_is_failed_and_they_are_named
+                    progress_begins_the_count_anew
+                    a_retry_is_no_progress
+                    hand_backs_count_nothing
+                    an_operators_retry_begins_the_count_anew
+                }
+                release {
+                    a_handed_back_execution_is_free_for_any_worker_at_once
+                    a_hand_back_may_be_sent_twice
+                    only_the_holder_hands_back
+                    many_are_handed_back_each_for_itself
+                    a_hand_back_that_meets_a_cancellation_ends_the_execution
+                    a_hand_back_changes_no_lock_row_but_its_own
+                    marks_and_plain_keys_are_reaped_a_minute_past_their_expiry
+                    no_more_is_reaped_than_asked_and_the_oldest_first
+                    a_long_name_is_held_and_handed_back_whole
                 }
                 renew {
                     a_held_lease_has_its_beat_and_its_expiry_moved
@@ -163,6 +222,31 @@ macro_rules! contract {
                     a_retry_shuts_out_the_former_claim
                     a_retry_gives_a_new_key_only_after_a_definite_failure
                     what_is_still_held_or_has_succeeded_is_not_retried
+                }
+                survey {
+                    all_that_is_held_is_seen_as_it_is_held
+                    what_nobody_holds_is_not_seen
+                }
+                takeover {
+                    a_dead_owners_execution_goes_on_where_it_stood
+                    a_step_that_must_not_run_twice_is_failed_instead
+                    nothing_is_taken_that_has_moved_on
+                    a_lock_row_that_came_back_keeps_its_owner
+                    a_missing_lock_row_is_no_obstacle
+                    what_stands_in_the_place_of_the_lock_decides
+                    a_former_owner_is_refused_by_every_verb
+                    of_many_watchers_each_execution_goes_to_one
+                    a_success_at_the_moment_of_a_takeover_counts_or_is_refused
+                    an_end_at_the_moment_of_a_takeover_is_one_of_both
+                    a_hand_back_at_the_moment_of_a_takeover_leaves_one_holder
+                    what_fell_when_every_worker_was_away_is_taken_after_a_day
+                }
+                unadmitted {
+                    what_a_watcher_cannot_run_is_left_released_for_the_next
+                    what_a_watcher_could_not_run_it_leaves_alone_for_a_moment
+                    what_no_worker_learns_to_run_is_failed
+                    what_cannot_be_read_any_more_is_failed_with_the_reason
+                    one_that_is_not_admitted_does_not_hurt_the_others
                 }
             }
         }

@@ -14,7 +14,10 @@ use sqlx::{
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::{Row, Subject};
+use super::{
+    Row, Subject,
+    world::{World, chain},
+};
 use crate::crash::Served;
 
 pub struct File {
@@ -144,6 +147,29 @@ async fn a_dry_run_of_a_migration_makes_no_file() {
     let nowhere = open(SqlitePath::File(file.path().join("store.db"))).await;
     let error = nowhere.migrate(true).await.expect_err("there is no such folder");
     assert!(error.to_string().contains("does not exist; make it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_number_that_no_column_of_mysql_holds_is_refused() {
+    let world = World::<File>::new().await;
+    world.a_claims(chain(&["one"])).await;
+    let mut stranger = world.subject.connect().await;
+    for (table, column, value) in [
+        ("workflow_executions", "ow_fence", "-1"),
+        ("workflow_executions", "ow_claims", "-1"),
+        ("workflow_executions", "ow_run", "4294967296"),
+        ("workflow_step_executions", "ow_fence", "-1"),
+        ("workflow_step_executions", "ow_attempt", "-1"),
+        ("workflow_step_executions", "ow_attempt", "4294967296"),
+        ("workflow_step_executions", "ow_key_gen", "-1"),
+        ("distributed_locks", "ow_fence", "-1"),
+        ("distributed_locks", "ow_beat", "-1"),
+    ] {
+        let sql = format!("UPDATE {table} SET {column}={value}");
+        let done = sqlx::query(AssertSqlSafe(sql.clone())).execute(&mut stranger).await;
+        let error = done.expect_err(&sql).to_string();
+        assert!(error.contains("CHECK constraint failed"), "{sql}: {error}");
+    }
 }
 
 impl Served for File {

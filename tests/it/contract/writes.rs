@@ -7,8 +7,8 @@ use orchestrator_worker::{
         plan::Finish,
     },
     ports::executions::{
-        Advance, AdvanceError, Advanced, Claim, ExecutionStore, StepEnd, StepRetry, StepSkip,
-        StepStart,
+        Advance, AdvanceError, Advanced, Claim, ExecutionStore, HandBack, StepEnd, StepRetry,
+        StepSkip, StepStart,
     },
 };
 
@@ -20,6 +20,20 @@ pub async fn send(
     let mut answers = store.advance(std::slice::from_ref(advance)).await;
     assert_eq!(answers.len(), 1, "one answer");
     answers.remove(0)
+}
+
+/// Hands one execution back.
+pub async fn hand_back(store: &impl ExecutionStore, claim: &Claim) -> Result<(), AdvanceError> {
+    let mut answers = store.hand_back(&[given_back(claim)]).await;
+    assert_eq!(answers.len(), 1, "one answer");
+    answers.remove(0)
+}
+
+/// A hand-back that interrupts what runs.
+pub fn given_back(claim: &Claim) -> HandBack {
+    let running = claim.plan.start.iter().map(|id| &claim.slots[id.index()]);
+    let drained = running.map(|slot| (slot.id.clone(), slot.attempt)).collect();
+    HandBack { lease: claim.lease.clone(), drained }
 }
 
 /// An advance that is still to be filled.
