@@ -220,7 +220,7 @@ impl ExecutionStore for MySqlStore {
     }
 
     async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
-        Ok(oddities::orphans(&self.work).await?)
+        self.told(oddities::orphans(&self.work).await)
     }
 
     async fn fail_unknown(

@@ -207,14 +207,12 @@ fn defer(
     deferral: Deferral,
     decided: &mut Decided,
 ) {
-    let (backoff, since) = session.shared.defer(&lease.execution);
+    let (backoff, unknown_for) = session.shared.defer(&lease.execution, &deferral);
     match deferral {
-        Deferral::Unknown(_) if since >= who.unknown_after => {
+        Deferral::Unknown(_) if unknown_for >= who.unknown_after => {
             decided.refused.push((lease, format!("{deferral}, and no newer one has taken it")));
         }
-        Deferral::Unknown(_) | Deferral::HalfMade | Deferral::Locked | Deferral::Unwritable(_) => {
-            decided.deferred.push((lease, deferral, backoff));
-        }
+        deferral => decided.deferred.push((lease, deferral, backoff)),
     }
 }
 

@@ -317,7 +317,7 @@ impl ClaimWork {
 /// Another holds the locks of these: look again after a while.
 async fn postpone(session: &mut Session, not_won: &[ExecutionId]) -> Result<(), Fault> {
     for execution in not_won {
-        let (backoff, _) = session.shared.defer(execution);
+        let (backoff, _) = session.shared.defer(execution, &Deferral::Locked);
         let update = fixed(
             "UPDATE workflow_executions SET ow_not_before=NOW(3)+INTERVAL ? MICROSECOND, \
              updated_at=NOW(3) WHERE id=? AND status='pending'",

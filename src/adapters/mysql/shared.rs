@@ -15,7 +15,10 @@ use tokio::time::Instant;
 use super::{apart::Suspects, facts::Facts, session::Unfinished};
 use crate::{
     adapters::plans::Plans,
-    domain::{id::ExecutionId, intake::Deferrals},
+    domain::{
+        id::ExecutionId,
+        intake::{Deferral, Deferrals},
+    },
 };
 
 /// Shared by the sessions of one store.
@@ -98,9 +101,9 @@ impl Shared {
         }
     }
 
-    /// Counts one more deferral; returns the back-off and the time since the first.
-    pub fn defer(&self, execution: &ExecutionId) -> (Duration, Duration) {
-        held(&self.deferrals).defer(execution, self.started.elapsed())
+    /// Counts one more deferral; returns the back-off, and for how long it has been unknown.
+    pub fn defer(&self, execution: &ExecutionId, deferral: &Deferral) -> (Duration, Duration) {
+        held(&self.deferrals).defer(execution, deferral, self.started.elapsed())
     }
 
     pub fn settle(&self, execution: &ExecutionId) {

@@ -102,11 +102,11 @@ fn defer(
     execution: &ExecutionId,
     deferral: Deferral,
 ) -> Verdict {
-    let (backoff, since) = shared.defer(execution);
+    let (backoff, unknown_for) = shared.defer(execution, &deferral);
     match deferral {
-        Deferral::Unknown(what) if since >= as_who.unknown_after => Verdict::Refuse(format!(
+        Deferral::Unknown(what) if unknown_for >= as_who.unknown_after => Verdict::Refuse(format!(
             "this worker does not know {what}, and no other took it for {}",
-            humantime::format_duration(Duration::from_secs(since.as_secs()))
+            humantime::format_duration(Duration::from_secs(unknown_for.as_secs()))
         )),
         deferral => Verdict::Defer(deferral, backoff),
     }
