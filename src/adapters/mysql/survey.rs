@@ -97,7 +97,8 @@ impl Work for Numbers {
             None => Queue::default(),
         };
         let running = fixed(
-            "SELECT COUNT(*) FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='running'",
+            "SELECT COUNT(*) FROM workflow_executions FORCE INDEX (ow_held) WHERE ow_owner > '' \
+             AND status='running'",
         );
         queue.running = number(&one(session, running).await?, 0)?;
         if self.eligibility.backlog == Backlog::Hold {
