@@ -16,6 +16,7 @@ use crate::contract::Subject;
 mod backlog;
 mod locked;
 mod network;
+mod odd;
 mod renewal;
 mod takeover;
 
@@ -226,6 +227,10 @@ on_both! {
         no_acknowledged_write_is_lost_over_callers_that_stop_waiting
         a_plan_that_a_server_lost_is_stored_again
         a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another
+    }
+    odd {
+        the_reaper_spares_living_leases_under_every_sql_mode
+        a_status_in_other_letters_is_met_like_any_other
     }
     renewal {
         one_locked_lock_row_costs_no_other_lease
