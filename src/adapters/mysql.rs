@@ -146,6 +146,16 @@ impl MySqlStore {
     }
 }
 
+impl MySqlStore {
+    /// The answer of a verb whose caller forgets what it has observed if the primary is another.
+    fn told<T>(&self, answer: Result<T, Fault>) -> Result<T, StoreError> {
+        if let Err(Fault::PrimaryChanged) = answer {
+            self.shared.tell_of_primary();
+        }
+        Ok(answer?)
+    }
+}
+
 /// Nothing but a connection.
 struct Connect;
 
@@ -177,7 +187,7 @@ fn time_offset(text: &str) -> Result<String, Fault> {
 #[async_trait]
 impl ExecutionStore for MySqlStore {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
-        Ok(claim::claim(&self.work, &self.shared, as_who, limit).await?)
+        self.told(claim::claim(&self.work, &self.shared, as_who, limit).await)
     }
 
     async fn renew(
@@ -198,11 +208,11 @@ impl ExecutionStore for MySqlStore {
     }
 
     async fn survey(&self) -> Result<Vec<Held>, StoreError> {
-        Ok(survey::survey(&self.work).await?)
+        self.told(survey::survey(&self.work).await)
     }
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
-        Ok(takeover::take_over(&self.work, &self.shared, as_who, due).await?)
+        self.told(takeover::take_over(&self.work, &self.shared, as_who, due).await)
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
@@ -210,7 +220,7 @@ impl ExecutionStore for MySqlStore {
     }
 
     async fn orphans(&self) -> Result<Vec<Held>, StoreError> {
-        Ok(oddities::orphans(&self.work).await?)
+        self.told(oddities::orphans(&self.work).await)
     }
 
     async fn fail_unknown(

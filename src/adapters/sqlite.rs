@@ -45,7 +45,7 @@ use crate::{
         eligibility::Eligibility,
         execution::ExecutionState,
         id::{Beat, ExecutionId},
-        intake::Deferrals,
+        intake::{Deferral, Deferrals},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
@@ -90,10 +90,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Counts one more deferral; returns the back-off and the time since the first.
-    fn defer(&self, execution: &ExecutionId) -> (Duration, Duration) {
+    /// Counts one more deferral; returns the back-off, and for how long it has been unknown.
+    fn defer(&self, execution: &ExecutionId, deferral: &Deferral) -> (Duration, Duration) {
         let mut deferrals = self.deferrals.lock().expect("no panic while it is held");
-        deferrals.defer(execution, self.born.elapsed())
+        deferrals.defer(execution, deferral, self.born.elapsed())
     }
 
     /// This process does not take the execution over before its back-off is past; others may.

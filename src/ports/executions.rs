@@ -71,7 +71,7 @@ pub trait ExecutionStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// What waits for workers of this eligibility, and what runs, in the whole store.
+    /// What waits for workers of this eligibility, and what they run, in the whole store.
     async fn queue(&self, eligibility: &Eligibility) -> Result<Queue, StoreError>;
 }
 
@@ -274,6 +274,8 @@ pub struct Queue {
     pub due: u64,
     /// Pending and due later.
     pub later: u64,
+    /// In the hands of workers, or handed back by them. What the orchestrator itself runs, or left
+    /// behind when it died, is not theirs.
     pub running: u64,
     /// Since the oldest due one became due.
     pub oldest_due: Duration,
@@ -284,8 +286,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Longer than any back-off of a deferred execution.
-    pub const SOON: Duration = Duration::from_secs(10);
+    /// Longer than any back-off of an execution that a worker may run.
+    pub const SOON: Duration = Duration::from_secs(20);
 }
 
 /// Why a store did not do what it was asked.

@@ -212,6 +212,7 @@ macro_rules! contract {
                 }
                 hostile {
                     what_we_let_go_of_ourselves_is_never_reported_as_lost
+                    only_what_workers_hold_or_have_handed_back_counts_as_running
                 }
                 steer {
                     a_pending_execution_is_cancelled_with_its_steps

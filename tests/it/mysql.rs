@@ -18,6 +18,7 @@ use crate::contract::{Row, Subject};
 mod backlog;
 mod locked;
 mod network;
+mod odd;
 mod renewal;
 mod takeover;
 
@@ -220,7 +221,12 @@ on_both! {
         the_locks_of_a_silent_connection_stand_in_nobodys_way
         a_silent_connection_is_ended_though_the_first_that_tries_falls_silent_too
         no_acknowledged_write_is_lost_over_callers_that_stop_waiting
+        a_plan_that_a_server_lost_is_stored_again
         a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another
+    }
+    odd {
+        the_reaper_spares_living_leases_under_every_sql_mode
+        a_status_in_other_letters_is_met_like_any_other
     }
     renewal {
         one_locked_lock_row_costs_no_other_lease

@@ -207,8 +207,8 @@ fn defer(
     deferral: Deferral,
     decided: &mut Decided,
 ) {
-    let (backoff, since) = session.shared.defer(&lease.execution);
-    match deferral.refusal(since, who.unknown_after) {
+    let (backoff, unknown_for) = session.shared.defer(&lease.execution, &deferral);
+    match deferral.refusal(unknown_for, who.unknown_after) {
         Some(reason) => decided.refused.push((lease, reason)),
         None => decided.deferred.push((lease, deferral, backoff)),
     }

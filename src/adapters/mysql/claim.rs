@@ -158,9 +158,8 @@ impl Work for ClaimWork {
         if let Some(execution) = &self.only {
             apart::lock_at_once(session, &facts, execution).await?;
         }
-        let (batch, stored) = self.take(session, &facts, pinned).await?;
+        let batch = self.take(session, &facts, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;
-        session.shared.stored(stored);
         for execution in batch
             .claims
             .iter()
@@ -250,15 +249,15 @@ impl ClaimWork {
         Ok(is_due.then_some(eligible))
     }
 
-    /// T to C5. Returns the batch and the plans stored on the way.
+    /// T to C5.
     async fn take(
         &self,
         session: &mut Session,
         facts: &Facts,
         pinned: Vec<Pinned>,
-    ) -> Result<(Batch, Vec<PlanHash>), Fault> {
+    ) -> Result<Batch, Fault> {
         let named: Vec<_> = pinned.iter().map(|row| (row.template.clone(), row.plan)).collect();
-        let (recipes, stored) = templates::recipes(session, &named).await?;
+        let recipes = templates::recipes(session, &named).await?;
         let fence = pinned.iter().map(|row| row.fence).max().unwrap_or_default();
         let nonce = Nonce::from(Uuid::new_v4().simple().to_string());
         let keys = pinned.iter().map(|row| LockKey::of_execution(&row.execution)).collect();
@@ -302,7 +301,7 @@ impl ClaimWork {
             batch.refused.push((lease.execution, reason));
         }
         batch.claims = decided.claims;
-        Ok((batch, stored))
+        Ok(batch)
     }
 
     fn lease(&self, execution: &ExecutionId, fence: Fence, nonce: &Nonce) -> Lease {
@@ -318,7 +317,7 @@ impl ClaimWork {
 /// Another holds the locks of these: look again after a while.
 async fn postpone(session: &mut Session, not_won: &[ExecutionId]) -> Result<(), Fault> {
     for execution in not_won {
-        let (backoff, _) = session.shared.defer(execution);
+        let (backoff, _) = session.shared.defer(execution, &Deferral::Locked);
         let update = fixed(
             "UPDATE workflow_executions SET ow_not_before=NOW(3)+INTERVAL ? MICROSECOND, \
              updated_at=NOW(3) WHERE id=? AND status='pending'",

@@ -132,7 +132,8 @@ pub(super) enum Standing {
     Unsettled,
 }
 
-/// Q: is this the primary of before? If it is not, the new one is recorded, after a ROLLBACK.
+/// Q: is this the primary of before, for the database and for this process? If it is not, the new one
+/// is recorded, after a ROLLBACK.
 pub(super) async fn same_primary(session: &mut Session) -> Result<Standing, Fault> {
     let identity = session.server.identity.clone();
     let ask = fixed(
@@ -150,7 +151,11 @@ pub(super) async fn same_primary(session: &mut Session) -> Result<Standing, Faul
         session.shared.met_primary(&identity);
         return Err(Fault::PrimaryChanged);
     }
-    let met = session.shared.met_primary(&identity);
+    // Another worker may have recorded it: this process has observed the former one all the same.
+    let Some(met) = session.shared.met_primary(&identity) else {
+        session.rollback().await?;
+        return Err(Fault::PrimaryChanged);
+    };
     let is_settled = rows::number(&row, 1)? == Some(1) || met >= SETTLED;
     Ok(if is_settled { Standing::Settled } else { Standing::Unsettled })
 }

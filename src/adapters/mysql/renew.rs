@@ -291,8 +291,9 @@ async fn read(
     lock: &'static str,
 ) -> Result<BTreeMap<ExecutionId, Holding>, Fault> {
     let sql = format!(
-        "SELECT id, status, ow_fence, ow_claim, ow_owner FROM workflow_executions \
+        "SELECT id, {}, ow_fence, ow_claim, ow_owner FROM workflow_executions \
          FORCE INDEX (PRIMARY) WHERE id IN ({}) ORDER BY id{lock}",
+        rows::status("status"),
         rows::marks(leases.len())
     );
     let ask = made(sql).persistent(leases.len() == 1);

@@ -6,7 +6,10 @@
 use sqlx::{Row, mysql::MySqlRow};
 
 use super::errors::Fault;
-use crate::{domain::id::PlanHash, ports::control::UnixMillis};
+use crate::{
+    domain::{execution::ExecutionState, id::PlanHash},
+    ports::control::UnixMillis,
+};
 
 /// A text or binary column as text; bytes that are no UTF-8 are replaced.
 pub(super) fn text(row: &MySqlRow, column: usize) -> Result<Option<String>, Fault> {
@@ -30,6 +33,16 @@ pub(super) fn number(row: &MySqlRow, column: usize) -> Result<Option<i64>, Fault
 /// An unsigned whole number; NULL counts as 0.
 pub(super) fn count(row: &MySqlRow, column: usize) -> Result<u64, Fault> {
     Ok(row.try_get::<Option<u64>, _>(column)?.unwrap_or(0))
+}
+
+/// An expression for the status of an execution, spelled as we do. The server's own comparison
+/// decides, as in every condition of a statement: it takes `Cancelled` for `cancelled`.
+pub(super) fn status(column: &str) -> String {
+    let whens: Vec<String> = ExecutionState::ALL
+        .iter()
+        .map(|state| format!("WHEN '{0}' THEN '{0}'", state.as_str()))
+        .collect();
+    format!("CASE {column} {} ELSE {column} END", whens.join(" "))
 }
 
 /// An expression for a stored time as milliseconds since 1970, UTC: the session's offset is that of

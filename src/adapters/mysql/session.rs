@@ -4,7 +4,10 @@
 //! the server is told to end it as soon as it is spoken to again, so that its locks stand in nobody's
 //! way; affected rows are matched rows.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use futures_util::future::BoxFuture;
 use sqlx::{
@@ -21,7 +24,7 @@ use super::{
     server::{Flavour, Server},
     shared::Shared,
 };
-use crate::adapters::lane::Connector;
+use crate::{adapters::lane::Connector, domain::id::PlanHash};
 
 /// A statement with its values.
 pub(super) type Sql<'q> = Query<'q, MySql, MySqlArguments>;
@@ -93,7 +96,16 @@ impl Entrance {
             raw_sql("SELECT CAST(CONNECTION_ID() AS UNSIGNED)").fetch_all(&mut connection).await?;
         let id = id.first().map_or(Ok(0), |row| rows::count(row, 0))?;
         let shared = self.shared.clone();
-        let mut session = Session { connection, id, server, shared, busy: false, open: false };
+        let mut session = Session {
+            connection,
+            id,
+            server,
+            shared,
+            busy: false,
+            open: false,
+            stored: HashSet::new(),
+            storing: Vec::new(),
+        };
         session.end_unfinished().await?;
         Ok(session)
     }
@@ -132,6 +144,11 @@ pub(super) struct Session {
     busy: bool,
     /// A transaction is open.
     open: bool,
+    /// Plans that stand in this server's `ow_plans`, and those that this transaction adds. Kept no
+    /// longer than the connection: after a failover, or a crash of a server that does not write
+    /// through, they may be gone.
+    stored: HashSet<PlanHash>,
+    storing: Vec<PlanHash>,
 }
 
 impl Session {
@@ -174,12 +191,14 @@ impl Session {
     pub async fn begin(&mut self) -> Result<(), Fault> {
         debug_assert!(!self.open, "a transaction within another");
         self.open = true;
+        self.storing.clear();
         self.raw("START TRANSACTION".into()).await
     }
 
     pub async fn commit(&mut self) -> Result<(), Fault> {
         self.raw("COMMIT".into()).await.map_err(Fault::while_committing)?;
         self.open = false;
+        self.stored.extend(self.storing.drain(..));
         Ok(())
     }
 
@@ -190,6 +209,16 @@ impl Session {
             self.open = false;
         }
         Ok(())
+    }
+
+    /// Whether this plan is known to stand in `ow_plans`.
+    pub fn has_stored(&self, plan: &PlanHash) -> bool {
+        self.stored.contains(plan)
+    }
+
+    /// This transaction stores it.
+    pub fn stores(&mut self, plan: PlanHash) {
+        self.storing.push(plan);
     }
 
     /// This connection, to be ended by another one should it fall silent.

@@ -5,7 +5,6 @@
 //! and a shorter back-off.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
@@ -16,8 +15,8 @@ use super::{apart::Suspects, facts::Facts, session::Unfinished};
 use crate::{
     adapters::plans::Plans,
     domain::{
-        id::{ExecutionId, PlanHash},
-        intake::Deferrals,
+        id::ExecutionId,
+        intake::{Deferral, Deferrals},
     },
 };
 
@@ -36,16 +35,21 @@ pub(super) struct Shared {
     /// A renewal met a lock, or was not answered: the next ones go around what is locked.
     pub renewals_wait: AtomicBool,
     facts: Mutex<Option<Arc<Facts>>>,
-    primary: Mutex<Option<(String, Instant)>>,
-    stored: Mutex<HashSet<PlanHash>>,
+    primary: Mutex<Option<Primary>>,
     deferrals: Mutex<Deferrals>,
     started: Instant,
 }
 
-impl Shared {
-    /// Beyond this many the memory of stored plans starts anew.
-    const MOST_STORED: usize = 10_000;
+/// The primary as this process knows it.
+struct Primary {
+    identity: String,
+    /// Met first, and no other since.
+    since: Instant,
+    /// It is another than before, and nobody has been told yet.
+    is_news: bool,
+}
 
+impl Shared {
     pub fn new() -> Self {
         Self {
             plans: Plans::default(),
@@ -57,7 +61,6 @@ impl Shared {
             renewals_wait: AtomicBool::new(false),
             facts: Mutex::default(),
             primary: Mutex::default(),
-            stored: Mutex::default(),
             deferrals: Mutex::default(),
             started: Instant::now(),
         }
@@ -71,34 +74,33 @@ impl Shared {
         *held(&self.facts) = facts;
     }
 
-    /// Since when this process has met this primary and no other.
-    pub fn met_primary(&self, identity: &str) -> Duration {
+    /// For how long this process has met this primary and no other; `None` until its caller has been
+    /// told that it is another than before.
+    pub fn met_primary(&self, identity: &str) -> Option<Duration> {
         let mut primary = held(&self.primary);
-        match &*primary {
-            Some((known, since)) if known == identity => since.elapsed(),
-            _ => {
-                *primary = Some((identity.to_owned(), Instant::now()));
-                Duration::ZERO
+        let is_changed = match &mut *primary {
+            Some(known) if known.identity == identity => known.is_news,
+            known => {
+                let is_news = known.is_some();
+                *known =
+                    Some(Primary { identity: identity.to_owned(), since: Instant::now(), is_news });
+                is_news
             }
+        };
+        let since = primary.as_ref().map_or(Duration::ZERO, |known| known.since.elapsed());
+        (!is_changed).then_some(since)
+    }
+
+    /// A verb answers that the primary has changed: from now on that is no news.
+    pub fn tell_of_primary(&self) {
+        if let Some(primary) = &mut *held(&self.primary) {
+            primary.is_news = false;
         }
     }
 
-    pub fn is_stored(&self, plan: &PlanHash) -> bool {
-        held(&self.stored).contains(plan)
-    }
-
-    /// These plans stand in `ow_plans`, committed.
-    pub fn stored(&self, plans: impl IntoIterator<Item = PlanHash>) {
-        let mut stored = held(&self.stored);
-        if stored.len() >= Self::MOST_STORED {
-            stored.clear();
-        }
-        stored.extend(plans);
-    }
-
-    /// Counts one more deferral; returns the back-off and the time since the first.
-    pub fn defer(&self, execution: &ExecutionId) -> (Duration, Duration) {
-        held(&self.deferrals).defer(execution, self.started.elapsed())
+    /// Counts one more deferral; returns the back-off, and for how long it has been unknown.
+    pub fn defer(&self, execution: &ExecutionId, deferral: &Deferral) -> (Duration, Duration) {
+        held(&self.deferrals).defer(execution, deferral, self.started.elapsed())
     }
 
     pub fn settle(&self, execution: &ExecutionId) {
@@ -117,4 +119,22 @@ impl Shared {
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic while it is held")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_is_told_once_that_the_primary_is_another_whoever_has_recorded_it() {
+        let shared = Shared::new();
+        let met = |identity| shared.met_primary(identity).is_some();
+        assert!(met("a"), "the first one is no news");
+        assert!(met("a"));
+        assert!(!met("b"));
+        assert!(!met("b"), "nobody has been told yet: the answer was given to nobody");
+        shared.tell_of_primary();
+        assert!(met("b"));
+        assert!(!met("a"), "a connection to the former one still stands");
+    }
 }

@@ -41,11 +41,12 @@ impl Work for Survey {
         // What another server shows must not be counted together with what this one showed.
         facts::same_primary(session).await?;
         let sql = format!(
-            "SELECT e.id, e.status, e.ow_fence, e.ow_owner, l.ow_fence, l.ow_beat, \
+            "SELECT e.id, {}, e.ow_fence, e.ow_owner, l.ow_fence, l.ow_beat, \
              TIMESTAMPDIFF(MICROSECOND, l.updated_at, l.expires_at) \
              FROM workflow_executions e FORCE INDEX (ow_held) \
              LEFT JOIN distributed_locks l ON l.lock_key = {} \
              WHERE e.ow_owner > '' AND e.status IN ('running','cancelled')",
+            rows::status("e.status"),
             facts.lock_key_of_e
         );
         session.rows(made(sql).persistent(true)).await?.iter().map(held).collect()
@@ -97,7 +98,8 @@ impl Work for Numbers {
             None => Queue::default(),
         };
         let running = fixed(
-            "SELECT COUNT(*) FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='running'",
+            "SELECT COUNT(*) FROM workflow_executions FORCE INDEX (ow_held) WHERE ow_owner > '' \
+             AND status='running'",
         );
         queue.running = number(&one(session, running).await?, 0)?;
         if self.eligibility.backlog == Backlog::Hold {

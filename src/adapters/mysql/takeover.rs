@@ -72,10 +72,9 @@ impl Work for TakeOverWork {
         if let ([one], false) = (&self.due[..], pinned.is_empty()) {
             apart::lock_at_once(session, &facts, &one.seen.execution).await?;
         }
-        let (batch, backoffs, stored) = self.take(session, pinned).await?;
+        let (batch, backoffs) = self.take(session, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;
         let shared = &session.shared;
-        shared.stored(stored);
         for (execution, backoff) in backoffs {
             shared.leave_alone(&execution, backoff);
         }
@@ -114,12 +113,12 @@ impl TakeOverWork {
         &self,
         session: &mut Session,
         mut pinned: BTreeMap<ExecutionId, Pinned>,
-    ) -> Result<(Batch, Backoffs, Vec<PlanHash>), Fault> {
+    ) -> Result<(Batch, Backoffs), Fault> {
         let fence = pinned.values().map(|row| row.fence).max().unwrap_or_default();
         let won = self.take_locks(session, fence, &pinned).await?;
         pinned.retain(|execution, _| won.contains_key(execution));
         let named: Vec<_> = pinned.values().map(|row| (row.template.clone(), row.plan)).collect();
-        let (recipes, stored) = templates::recipes(session, &named).await?;
+        let recipes = templates::recipes(session, &named).await?;
         let progressed = progressed(session, won.values().copied()).await?;
         let nonce = Nonce::from(Uuid::new_v4().simple().to_string());
         let plans: BTreeMap<_, _> =
@@ -160,7 +159,7 @@ impl TakeOverWork {
             ending::refuse(session, &lease, plans[&lease.execution], &reason).await?;
             batch.refused.push((lease.execution, reason));
         }
-        Ok((batch, backoffs, stored))
+        Ok((batch, backoffs))
     }
 
     /// Key by key, each DELETE before its INSERT: all deletes before all inserts deadlocked with

@@ -41,11 +41,8 @@ pub(super) struct Recipe {
 /// The template and the plan that an execution's row names.
 pub(super) type Named = (Option<TemplateId>, Option<PlanHash>);
 
-/// What each of these executions runs, and the plans that this transaction has stored.
-pub(super) async fn recipes(
-    session: &mut Session,
-    named: &[Named],
-) -> Result<(Vec<Recipe>, Vec<PlanHash>), Fault> {
+/// What each of these executions runs; a plan that is new is stored in this transaction.
+pub(super) async fn recipes(session: &mut Session, named: &[Named]) -> Result<Vec<Recipe>, Fault> {
     let hashes = named.iter().filter_map(|(_, plan)| *plan).collect();
     let planned = planned(session, hashes).await?;
     let templates = named
@@ -54,7 +51,6 @@ pub(super) async fn recipes(
         .filter_map(|(template, _)| template.clone())
         .collect();
     let fresh = fresh(session, templates).await?;
-    let stored = fresh.values().filter_map(|recipe| recipe.new_plan).collect();
     let recipes = named
         .iter()
         .map(|name| match name {
@@ -66,7 +62,7 @@ pub(super) async fn recipes(
             (None, None) => refused(&PlanError::NoTemplate),
         })
         .collect();
-    Ok((recipes, stored))
+    Ok(recipes)
 }
 
 fn refused(reason: &impl ToString) -> Recipe {
@@ -135,12 +131,13 @@ async fn fresh(
 
 /// IGNORE: another worker may have stored the same plan.
 async fn store(session: &mut Session, hash: PlanHash, text: &str) -> Result<(), Fault> {
-    if session.shared.is_stored(&hash) {
+    if session.has_stored(&hash) {
         return Ok(());
     }
     let insert =
         fixed("INSERT IGNORE INTO ow_plans(sha256, plan, created_at) VALUES (?, ?, NOW(3))");
     session.matched(insert.bind(hash.0.to_vec()).bind(text)).await?;
+    session.stores(hash);
     Ok(())
 }
 

@@ -102,8 +102,8 @@ fn defer(
     execution: &ExecutionId,
     deferral: Deferral,
 ) -> Verdict {
-    let (backoff, since) = shared.defer(execution);
-    match deferral.refusal(since, as_who.unknown_after) {
+    let (backoff, unknown_for) = shared.defer(execution, &deferral);
+    match deferral.refusal(unknown_for, as_who.unknown_after) {
         Some(reason) => Verdict::Refuse(reason),
         None => Verdict::Defer(deferral, backoff),
     }

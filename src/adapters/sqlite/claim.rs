@@ -54,7 +54,7 @@ pub(super) async fn claim(
         .into_iter()
         .partition(|candidate| won.contains(&LockKey::of_execution(&candidate.execution)));
     for candidate in locked {
-        let (backoff, _) = shared.defer(&candidate.execution);
+        let (backoff, _) = shared.defer(&candidate.execution, &Deferral::Locked);
         put_back(&mut moment, &candidate.execution, backoff).await?;
         taking.batch.deferred.push((candidate.execution, Deferral::Locked));
     }

@@ -65,7 +65,8 @@ pub(super) async fn queue(
               backlog AS (SELECT ow_due FROM workflow_executions WHERE ?1 AND {})
          SELECT (SELECT COUNT(*) FROM waiting WHERE ow_due<=clock.soon) AS due,
                 (SELECT COUNT(*) FROM waiting WHERE ow_due>clock.soon) AS later,
-                (SELECT COUNT(*) FROM workflow_executions WHERE status='running') AS running,
+                (SELECT COUNT(*) FROM workflow_executions INDEXED BY ow_held
+                  WHERE ow_owner>'' AND status='running') AS running,
                 (SELECT CAST((unixepoch(clock.now,'subsec')-unixepoch(MIN(ow_due),'subsec'))*1000
                              AS INTEGER)
                    FROM waiting WHERE ow_due<=clock.now) AS oldest_due,

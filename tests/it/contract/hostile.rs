@@ -2,6 +2,7 @@
 
 use orchestrator_worker::{
     domain::{
+        eligibility::Eligibility,
         execution::{AttemptOutcome, ExecutionState},
         id::Beat,
         lease::{Lease, Renewal},
@@ -73,4 +74,24 @@ pub async fn what_we_let_go_of_ourselves_is_never_reported_as_lost<S: Subject>()
     world.edit(&id, "status='success'").await;
     let answers = world.b.renew(TTL, Beat(2), std::slice::from_ref(&taken.lease)).await;
     assert_eq!(answers, Ok(vec![Renewal::Lost]));
+}
+
+/// Whoever waits until nothing is left must not wait for what no worker takes.
+pub async fn only_what_workers_hold_or_have_handed_back_counts_as_running<S: Subject>() {
+    let world = World::<S>::new().await;
+    let template = world.apply(&workflow("w", chain(&["one"]))).await;
+    let corpse = world.submit(&template).await;
+    world.edit(&corpse, "status='running'").await;
+    let running = async || {
+        let queue = world.a.queue(&Eligibility::default()).await.expect("numbers");
+        assert_eq!(queue.due, 0);
+        queue.running
+    };
+    assert_eq!(running().await, 0, "the orchestrator's own");
+    world.submit(&template).await;
+    let claim = claim_one(&world.a, "a").await;
+    assert_eq!(running().await, 1);
+    let returned = HandBack { lease: claim.lease, drained: Vec::new() };
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(running().await, 1, "somebody will take it");
 }

@@ -279,6 +279,28 @@ pub async fn no_acknowledged_write_is_lost_over_callers_that_stop_waiting<S: Ser
     assert_eq!(attempts, Some(STEPS.to_string()));
 }
 
+pub async fn a_plan_that_a_server_lost_is_stored_again<S: Server>() {
+    let net = Net::<S>::new().await;
+    net.submit(&["one"]).await;
+    let plan = net.column(&claim_one(&net.far, "a").await.lease.execution, "HEX(ow_plan)").await;
+    // A failover that loses the last writes: other connections, and the plan is gone.
+    net.proxy.set(Mode::Refuse);
+    net.proxy.has_at_most(0).await;
+    assert_eq!(net.database.exec("DELETE FROM ow_plans").await, 1);
+    net.proxy.set(Mode::Pass);
+    net.submit(&["one"]).await;
+    let claim = loop {
+        // A lane learns of its broken connection by an error.
+        match ends("a claim", net.far.claim(&who("a"), 10)).await {
+            Ok(batch) => break only(batch),
+            Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error}"),
+        }
+    };
+    assert_eq!(net.column(&claim.lease.execution, "HEX(ow_plan)").await, plan);
+    let stored = net.database.one("SELECT HEX(sha256) FROM ow_plans").await;
+    assert_eq!(stored, Some(plan));
+}
+
 pub async fn a_renewal_that_falls_silent_is_given_up_while_there_is_time_for_another<S: Server>() {
     let net = Net::<S>::new().await;
     net.submit(&["one"]).await;

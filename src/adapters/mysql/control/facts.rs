@@ -54,13 +54,14 @@ impl Work for Read {
 impl Read {
     async fn read(&self, session: &mut Session, tables: &Tables) -> Result<Option<Facts>, Fault> {
         let ask = made(format!(
-            "SELECT e.status, e.error, TIMESTAMPDIFF(MICROSECOND, e.created_at, NOW(3)), \
+            "SELECT {}, e.error, TIMESTAMPDIFF(MICROSECOND, e.created_at, NOW(3)), \
              TIMESTAMPDIFF(MICROSECOND, NOW(3), e.ow_due), \
              CAST(e.status='pending'{} AS SIGNED), e.ow_fence, e.ow_owner, e.template_id, t.name, \
              (SELECT MAX(p.template_id='*') FROM ow_paused p \
               WHERE p.template_id='*' OR p.template_id=e.template_id), pl.plan \
              FROM workflow_executions e LEFT JOIN workflow_templates t ON t.id=e.template_id \
              LEFT JOIN ow_plans pl ON pl.sha256=e.ow_plan WHERE e.id=?",
+            rows::status("e.status"),
             is_backlog()
         ));
         let ask = ask.bind(&tables.backlog_before).bind(self.execution.as_str());

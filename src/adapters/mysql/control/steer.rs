@@ -12,7 +12,7 @@ use crate::{
             ending::CANCELLED,
             errors::Fault,
             facts, rows,
-            session::{Entrance, Session, fixed},
+            session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
     },
@@ -36,7 +36,7 @@ pub(in crate::adapters::mysql) async fn retry(
 
 /// How an execution stands, its row locked.
 struct Standing {
-    /// The column's own word.
+    /// The column's own word, where it is none that we know.
     state: String,
     owner: String,
 }
@@ -45,7 +45,10 @@ async fn standing(
     session: &mut Session,
     execution: &ExecutionId,
 ) -> Result<Option<Standing>, Fault> {
-    let ask = fixed("SELECT status, ow_owner FROM workflow_executions WHERE id=? FOR UPDATE");
+    let ask = made(format!(
+        "SELECT {}, ow_owner FROM workflow_executions WHERE id=? FOR UPDATE",
+        rows::status("status")
+    ));
     let Some(row) = session.row(ask.bind(execution.as_str())).await? else { return Ok(None) };
     Ok(Some(Standing { state: rows::name(&row, 0)?, owner: rows::name(&row, 1)? }))
 }
