@@ -206,7 +206,7 @@ on_both! {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed
         a_short_lease_is_not_used_up_by_waiting_for_locks
         one_locked_step_row_keeps_no_other_execution_from_being_taken_over
-        many_locked_executions_are_put_off_within_one_call
+        many_locked_executions_are_put_off_without_a_wait_for_each
         a_half_made_execution_is_completed_in_pieces
         one_locked_step_row_keeps_no_other_advance_from_being_recorded
         an_abort_of_many_steps_is_recorded_in_pieces_and_its_end_last

@@ -72,7 +72,8 @@ async fn an_execution_that_cannot_even_be_failed_is_put_off() {
     assert_eq!(claim_one(&world.b, "b").await.lease.execution, ids[2]);
     world.pass(Duration::from_secs(59)).await;
     assert!(is_nothing(&world.b.claim(&who("b"), 10).await.expect("a claim")));
-    world.subject.exec("DROP TRIGGER no_workflow_executions_status").await;
+    let drop = format!("DROP TRIGGER \"no_workflow_executions_status_{}\"", ids[0]);
+    world.subject.exec(&drop).await;
     world.pass(Duration::from_secs(2)).await;
     assert_eq!(claim_one(&world.b, "b").await.lease.execution, ids[0]);
 }

@@ -53,10 +53,7 @@ impl Control for SqliteStore {
         }
         let lanes = Lanes::start(Opener::file(path, !dry_run), LanesSettings::new("migrate", 1));
         let done = self.job(&lanes, move |c| Box::pin(schema::migrate(c, dry_run))).await;
-        done.map_err(|failure| match failure {
-            Failure::Control(error) => error,
-            other => ControlError::Store(other.into_store(&self.place)),
-        })
+        done.map_err(|failure| failure.into_migration(&self.place))
     }
 
     async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError> {

@@ -133,6 +133,19 @@ impl Failure {
         }
     }
 
+    /// Of a migration, which makes the file where it is missing.
+    pub(super) fn into_migration(self, place: &Place) -> ControlError {
+        match self {
+            Self::Control(error) => error,
+            Self::Sql(error) if code(&error) == Some(CANTOPEN) && place.is_missing() => {
+                ControlError::Store(StoreError::NotReady(format!(
+                    "{place} cannot be made; check the rights on its folder, or give another path"
+                )))
+            }
+            other => ControlError::Store(other.into_store(place)),
+        }
+    }
+
     pub(super) fn into_control(self, place: &Place) -> ControlError {
         match self {
             Self::Control(error) => error,
@@ -192,7 +205,7 @@ fn cannot_open(place: &Place) -> String {
         }
         Ok(_) => format!("{place} cannot be opened; check the rights on it and on its folder"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            format!("{place} cannot be made; check the rights on its folder, or give another path")
+            format!("{place} does not exist; run `orchestrator-worker migrate`, which makes it")
         }
         Err(error) => format!("{place} cannot be opened: {error}"),
     }

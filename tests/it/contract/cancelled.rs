@@ -146,7 +146,7 @@ pub async fn a_former_owner_adds_no_success_to_what_was_tidied<S: Subject>() {
     b_tidies(&world, world.held(id).await.expect("it is held"), Cause::LeaseExpired).await;
     let before = world.everything().await;
     let lease = std::slice::from_ref(&claim.lease);
-    assert_eq!(world.a.renew(TTL, Beat(9), lease).await, Ok(vec![Renewal::Lost]));
+    assert_eq!(world.a.renew(TTL, Beat(9), lease).await, Ok(vec![Renewal::Ended]));
     for (kind, sent) in every_kind(&claim) {
         let adds = !sent.started.is_empty() || !sent.retrying.is_empty();
         if adds || sent.ended.iter().any(|end| end.succeeded) {

@@ -33,7 +33,7 @@ pub async fn the_reaper_spares_living_leases_under_every_sql_mode<S: Server>() {
     // that moment must be able to live with it too.
     let settings =
         Settings { work_lanes: 1, ..Settings::new(SecretString::from(world.subject.url(None))) };
-    let before = world.subject.one("@@GLOBAL.sql_mode").await.unwrap_or_default();
+    let before = world.subject.one("SELECT @@GLOBAL.sql_mode").await.unwrap_or_default();
     let odd = format!("SET GLOBAL sql_mode='{before},NO_BACKSLASH_ESCAPES'");
     world.subject.exec(&odd).await;
     let store = MySqlStore::open(settings).await;
