@@ -159,7 +159,7 @@ const STEPS: [(&str, &str); 31] = [
     ("- {name: a, http: {method: GET}}", ":3: `url:` is missing here; add it"),
     (
         "- {name: a, http: {url: 'http://h', header: {}}}",
-        ":3: unknown field `header`, expected one of method, url, headers, body",
+        ":3: there is no key `header` here; did you mean `headers`?",
     ),
     ("- {name: a, shell: ' '}", r#":3: step "a" has an empty `shell`; give it a script"#),
     (
