@@ -111,7 +111,8 @@ fn table_of_settings() -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     for row in table("| setting | default |") {
         let [first, of_first, _, second, of_second] = &row[..] else { panic!("{row:?}") };
-        for (cell, defaults) in [(first, of_first), (second, of_second)] {
+        let cells = [(first, of_first), (second, of_second)];
+        for (cell, defaults) in cells.into_iter().filter(|(cell, _)| !cell.is_empty()) {
             let names: Vec<&str> = code(cell.split(" (").next().unwrap_or_default()).collect();
             let (group, _) = names[0].rsplit_once('.').unwrap_or_default();
             let each: Vec<&str> = defaults.split(" / ").collect();
