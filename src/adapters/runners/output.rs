@@ -6,7 +6,7 @@
 
 use std::{char::REPLACEMENT_CHARACTER, collections::VecDeque};
 
-use crate::adapters::texts::TEXT_BYTES;
+use crate::{adapters::texts::TEXT_BYTES, domain::cut};
 
 /// Most bytes kept of an error that a function gives: it is quoted in further texts.
 pub const ERROR_BYTES: usize = 16_384;
@@ -77,7 +77,7 @@ impl Kept {
         let (start, start_bytes) = first(&self.head, head_room, self.cost);
         let (end, end_bytes) = last(tail, tail_room, self.cost);
         let cut = self.total - (start_bytes + end_bytes) as u64;
-        format!("{start}\n[… {cut} bytes were cut here …]\n{end}")
+        format!("{start}{}{end}", cut::note(cut))
     }
 
     /// Most bytes of text before and after the note.
