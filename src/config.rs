@@ -90,6 +90,8 @@ pub struct Shell {
     pub grace: Duration,
     /// Variables of this process that shell steps see, those that are set.
     pub pass_env: BTreeMap<String, SecretString>,
+    /// Store what a running step has printed, for whoever follows it.
+    pub live_output: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ pub fn runners(config: &Config, admin: Option<SocketAddr>) -> Runners {
     let pass = config.shell.pass_env.iter();
     let shell = ShellSettings {
         grace: config.shell.grace,
+        live_output: config.shell.live_output,
         state_dir: config.state_dir.clone(),
         pass_env: pass.map(|(name, value)| (name.clone(), value.expose_secret().into())).collect(),
         ..ShellSettings::default()

@@ -31,10 +31,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Print what the steps of an execution have printed, and their errors.
 ///
-/// It prints what is stored: the output of a step that has ended, its middle cut if it is longer than
-/// 64 KiB. Control characters are replaced.
+/// It prints what is stored: all that a step printed when it has ended, its middle cut if it is longer
+/// than 64 KiB; of a shell step that runs, what it had printed at most 2 s ago (unless its worker's
+/// `shell.live_output` is false). Control characters are replaced.
 ///
-/// With -f it goes on until the execution (or the named step) has ended, and the exit code follows
+/// With -f it looks every 500 ms for what has been stored since, and goes on until the execution (or the named step) has ended, and the exit code follows
 /// the result: 0 success, 3 failed, 4 cancelled.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:

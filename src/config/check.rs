@@ -162,6 +162,7 @@ pub(super) fn shell(
     Ok(Shell {
         grace: duration(origins, "shell.grace", &settings.shell.grace, Duration::ZERO..=minute)?,
         pass_env: names.into_iter().filter_map(value).collect(),
+        live_output: settings.shell.live_output,
     })
 }
 

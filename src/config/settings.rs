@@ -70,6 +70,8 @@ level!(Backoff { base: String = "1s".into(), cap: String = "60s".into() });
 level!(Shell {
     grace: String = "2s".into(),
     pass_env: Option<Names> = None,
+    /// What a running step has printed is stored every 2 s.
+    live_output: bool = true,
 });
 
 level!(Retention {

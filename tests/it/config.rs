@@ -64,6 +64,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!((worker.backoff.base, worker.backoff.cap), (secs(1), secs(60)));
     assert_eq!((worker.unknown_after, worker.poison_claims), (secs(600), 10));
     assert_eq!((config.shell.grace, config.shell.pass_env.len()), (secs(2), 0));
+    assert!(config.shell.live_output);
     let http = &config.http;
     assert_eq!((http.connect_timeout, http.most_sent, http.most_read), (secs(5), 1 << 20, 8 << 20));
     assert_eq!((&http.policy, &http.api_server), (&Policy::default(), &None));

@@ -9,6 +9,7 @@ use std::{
     thread::spawn,
 };
 
+use orchestrator_worker::ports::runner::TELL_EVERY;
 use tempfile::TempDir;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 
 on_every_store! {
     whoever_follows_reads_each_step_and_learns_of_the_end
+    whoever_follows_reads_what_a_running_step_prints
 }
 
 /// Two steps: the first prints what would steer a terminal, the second waits for a gate and fails.
@@ -102,6 +104,41 @@ impl Drop for Follower {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+async fn whoever_follows_reads_what_a_running_step_prints<S: Served>() {
+    let world = World::<S>::new().await;
+    let url = world.subject.url();
+    let folder = apply_two(&url);
+    let execution = submit(&url);
+    let worker = Worker::start(&url, "a", &[]);
+    let follower = Follower::start(&url, &[&execution, "second"]);
+    assert_eq!(follower.line(), "before the gate", "while the step runs");
+    let shown = json(&url, ["show", &execution]);
+    assert_eq!(
+        (&shown["steps"][1]["state"], &shown["state"]),
+        (&"running".into(), &"running".into())
+    );
+
+    open_gate(folder.path());
+    let (lines, code) = follower.end();
+    let rest = ["behind it", "error: the script ended with exit code 7"].map(str::to_owned);
+    assert_eq!((lines, code), (rest.into(), Some(3)));
+    drop(worker);
+
+    fs::remove_file(folder.path().join("gate")).expect("it was there");
+    let _silent = Worker::start(&url, "b", &[("ORCHESTRATOR_WORKER__SHELL__LIVE_OUTPUT", "false")]);
+    let execution = submit(&url);
+    let last = Follower::start(&url, &[&execution, "second"]);
+    let steps = || json(&url, ["show", &execution])["steps"][1].clone();
+    wait_until("the step runs", || (steps()["state"] == "running").then_some(()));
+    let since = tokio::time::Instant::now();
+    // Nothing happens here: so much longer than it takes where it is on.
+    wait_until("it would have been stored", || (since.elapsed() > TELL_EVERY * 2).then_some(()));
+    assert!(steps()["output"].is_null(), "what is off is off");
+    open_gate(folder.path());
+    let (lines, _) = last.end();
+    assert_eq!(lines[0], "before the gate", "and its end has it all");
 }
 
 async fn whoever_follows_reads_each_step_and_learns_of_the_end<S: Served>() {

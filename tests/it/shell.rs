@@ -24,7 +24,7 @@ use orchestrator_worker::{
         lease::BootTime,
         step::{Action, Resume, Step},
     },
-    ports::runner::{Attempt, Halt, Outcome, StepRunner},
+    ports::runner::{Attempt, Halt, Outcome, StepRunner, TELL_EVERY},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -46,6 +46,7 @@ struct Case {
     stop: CancellationToken,
     kill: CancellationToken,
     deadline: watch::Sender<BootTime>,
+    so_far: watch::Sender<String>,
     /// Where the script and the test leave files for each other: `$MEET`.
     meet: TempDir,
     /// Where the attempt's own folder is made.
@@ -65,6 +66,7 @@ impl Case {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             deadline: watch::Sender::new(boot_now().plus(CEILING * 2)),
+            so_far: watch::Sender::default(),
             meet: tempfile::tempdir().expect("a folder"),
             state,
         }
@@ -103,6 +105,7 @@ impl Case {
                 kill: self.kill.clone(),
                 deadline: self.deadline.subscribe(),
             },
+            so_far: self.so_far.clone(),
         }
     }
 

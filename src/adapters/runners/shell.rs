@@ -43,6 +43,8 @@ pub struct ShellSettings {
     pub state_dir: PathBuf,
     /// Further variables of this process that scripts may see, with their values.
     pub pass_env: BTreeMap<String, String>,
+    /// Tell what a script has printed while it runs.
+    pub live_output: bool,
 }
 
 impl Default for ShellSettings {
@@ -52,6 +54,7 @@ impl Default for ShellSettings {
             grace: Duration::from_secs(2),
             state_dir: std::env::temp_dir(),
             pass_env: BTreeMap::new(),
+            live_output: true,
         }
     }
 }
@@ -120,7 +123,8 @@ impl StepRunner for ShellRunner {
                 return unanswered(format!("cannot start the guardian {program}: {error}"));
             }
         };
-        let ended = guarded.until_ended(attempt.halt, spec.grace).await;
+        let so_far = self.settings.live_output.then_some(attempt.so_far);
+        let ended = guarded.until_ended(attempt.halt, spec.grace, so_far).await;
         if ended.end.is_none() {
             leftover::clear(ended.guardian, environment::marks(&spec), spec.folder).await;
         }

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 47] = [
+const IN_THE_FILE: [(&str, &str); 48] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -85,6 +85,10 @@ const IN_THE_FILE: [(&str, &str); 47] = [
     (
         "shell: {grace: 2m}",
         "shell.grace (from orchestrator-worker.yaml) is 2m; it must be between 0s and 1m",
+    ),
+    (
+        "shell: {live_output: perhaps}",
+        r#"shell.live_output (from orchestrator-worker.yaml) is "perhaps"; give true or false"#,
     ),
     (
         "http: {timeout: 5s}",
