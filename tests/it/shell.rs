@@ -6,6 +6,7 @@
 mod direct;
 mod endings;
 mod faults;
+mod limits;
 mod scripts;
 
 use std::{
@@ -168,7 +169,11 @@ async fn ended(task: JoinHandle<Outcome>) -> Outcome {
 
 /// Processes whose environment holds the key.
 fn marked(key: &str) -> Vec<i32> {
-    let mark = format!("ORCHESTRATOR_IDEMPOTENCY_KEY={key}");
+    with_entry(&format!("ORCHESTRATOR_IDEMPOTENCY_KEY={key}"))
+}
+
+/// Processes with this entry in their environment.
+fn with_entry(mark: &str) -> Vec<i32> {
     let has_mark = |pid: &i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
