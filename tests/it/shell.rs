@@ -8,6 +8,7 @@ mod endings;
 mod faults;
 mod limits;
 mod scripts;
+mod worker;
 
 use std::{
     collections::BTreeMap,
