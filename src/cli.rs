@@ -19,6 +19,7 @@ mod explain;
 mod graph;
 mod list;
 mod locks;
+mod logs;
 mod migrate;
 mod output;
 mod pause;
@@ -43,10 +44,10 @@ Examples:
       Put a workflow in and run it by a worker that runs elsewhere.
 
 Exit codes:
-  0   done; with --until-idle or --wait: everything succeeded
+  0   done; with --until-idle, --wait or -f: everything succeeded
   1   it could not be done; the reason is on the standard error
   2   the command line is wrong
-  3   an execution failed (run --until-idle, submit --wait)
+  3   an execution failed (run --until-idle, submit --wait, logs -f)
   4   an execution was cancelled and none failed (the same)
   78  the configuration is wrong
 
@@ -104,6 +105,7 @@ enum Command {
     Submit(submit::SubmitArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Logs(logs::LogsArgs),
     Cancel(cancel::CancelArgs),
     Retry(retry::RetryArgs),
     Pause(pause::PauseArgs),
@@ -154,6 +156,7 @@ impl Cli {
             | Command::Submit(_)
             | Command::List(_)
             | Command::Show(_)
+            | Command::Logs(_)
             | Command::Cancel(_)
             | Command::Retry(_)
             | Command::Pause(_)

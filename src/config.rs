@@ -90,6 +90,20 @@ pub struct Shell {
     pub grace: Duration,
     /// Variables of this process that shell steps see, those that are set.
     pub pass_env: BTreeMap<String, SecretString>,
+    /// Store what a running step has printed, for whoever follows it.
+    pub live_output: bool,
+    pub limits: ShellLimits,
+}
+
+/// What a script may use; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShellLimits {
+    /// Bytes of address space that each process may have.
+    pub memory: Option<u64>,
+    /// Processes at one time.
+    pub processes: Option<u32>,
+    /// Bytes of a file.
+    pub file_size: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! **Invariant:** nothing in here does I/O, reads a clock, an environment variable or a file; time
 //! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
 
+pub mod cut;
 pub mod definition;
 pub mod egress;
 pub mod eligibility;

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod health;
 pub mod keeper;
 pub mod leases;
+mod live;
 mod metered;
 pub mod poller;
 mod reaper;

@@ -26,7 +26,7 @@ use crate::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
@@ -54,6 +54,7 @@ mod eligible;
 mod ending;
 mod errors;
 mod facts;
+mod live;
 mod locks;
 mod oddities;
 mod release;
@@ -201,6 +202,16 @@ impl ExecutionStore for MySqlStore {
 
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
         advance::advance(&self.work, &self.shared, advances).await
+    }
+
+    async fn note_output(
+        &self,
+        lease: &Lease,
+        step: &StepExecutionId,
+        attempt: u32,
+        text: &str,
+    ) -> Result<bool, StoreError> {
+        Ok(live::note_output(&self.work, lease, step, attempt, text).await?)
     }
 
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {

@@ -10,6 +10,7 @@ mod claim;
 mod control;
 mod eligible;
 mod errors;
+mod live;
 mod locks;
 mod look;
 mod oddities;
@@ -44,7 +45,7 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         intake::{Deferral, Deferrals},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
@@ -201,6 +202,20 @@ impl ExecutionStore for SqliteStore {
             .on(&self.work, move |c| Box::pin(async move { advance::advance(c, &advances).await }))
             .await;
         each(answers, count)
+    }
+
+    async fn note_output(
+        &self,
+        lease: &Lease,
+        step: &StepExecutionId,
+        attempt: u32,
+        text: &str,
+    ) -> Result<bool, StoreError> {
+        let (lease, step, text) = (lease.clone(), step.clone(), text.to_owned());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { live::note_output(c, &lease, &step, attempt, &text).await })
+        })
+        .await
     }
 
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {

@@ -12,7 +12,7 @@ use crate::{
         Runners,
         func::FuncRegistry,
         http::{HttpRunner, HttpSettings},
-        shell::ShellSettings,
+        shell::{Limits, ShellSettings},
     },
     config::{Config, Store},
     domain::egress::{Own, Owned, Place},
@@ -23,6 +23,12 @@ pub fn runners(config: &Config, admin: Option<SocketAddr>) -> Runners {
     let pass = config.shell.pass_env.iter();
     let shell = ShellSettings {
         grace: config.shell.grace,
+        live_output: config.shell.live_output,
+        limits: Limits {
+            memory: config.shell.limits.memory,
+            processes: config.shell.limits.processes,
+            file_size: config.shell.limits.file_size,
+        },
         state_dir: config.state_dir.clone(),
         pass_env: pass.map(|(name, value)| (name.clone(), value.expose_secret().into())).collect(),
         ..ShellSettings::default()

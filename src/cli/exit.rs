@@ -70,6 +70,8 @@ pub enum Failure {
     NotAWorkflow { name: String, error: WorkflowError },
     #[error("there is no lock row {0:?}, and none of an execution with that id")]
     NoLock(String),
+    #[error("execution {execution} has no step {step:?}; its steps are: {steps}")]
+    NoStep { execution: String, step: String, steps: String },
     #[error("cannot start threads: {0}")]
     Runtime(io::Error),
     #[error("cannot print the result: {0}")]
@@ -96,6 +98,7 @@ impl Failure {
             | Self::File(_)
             | Self::NotAWorkflow { .. }
             | Self::NoLock(_)
+            | Self::NoStep { .. }
             | Self::Runtime(_)
             | Self::Print(_) => Exit::Failure,
         }

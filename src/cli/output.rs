@@ -24,9 +24,20 @@ pub fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
 
 /// Prints one line, or several.
 pub fn line(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Print(error)),
-        _ => Ok(()),
+    is_read(writeln!(io::stdout(), "{text}")).map(drop)
+}
+
+/// Prints a piece of text at once, the rest of a line too; returns whether anybody reads on.
+pub fn piece(text: &str) -> Result<bool, Failure> {
+    let mut stdout = io::stdout().lock();
+    is_read(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Print(error)),
     }
 }
 

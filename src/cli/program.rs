@@ -5,7 +5,7 @@
 use super::{
     Cli, Command, apply, backlog, cancel,
     exit::{Exit, Failure},
-    explain, graph, list, locks, migrate, pause, retry, run, show, submit, workers,
+    explain, graph, list, locks, logs, migrate, pause, retry, run, show, submit, workers,
 };
 use crate::{
     app::{self, Logger, Logs, Stores},
@@ -48,6 +48,7 @@ impl Program {
             Command::Submit(args) => submit::submit(args, config).await,
             Command::List(args) => list::list(args, config).await,
             Command::Show(args) => show::show(args, config).await,
+            Command::Logs(args) => logs::logs(args, config).await,
             Command::Cancel(args) => cancel::cancel(args, config).await,
             Command::Retry(args) => retry::retry(args, config).await,
             Command::Pause(args) => pause::pause(args, config).await,

@@ -129,12 +129,12 @@ fn progress(detail: &ExecutionDetail) -> String {
     format!("{state}: {ended} of {} steps have ended", detail.steps.len())
 }
 
-fn final_state(detail: &ExecutionDetail) -> Option<ExecutionState> {
+pub(super) fn final_state(detail: &ExecutionDetail) -> Option<ExecutionState> {
     let word = detail.summary.status.as_deref()?;
     ExecutionState::parse(word).ok().filter(|state| state.is_final())
 }
 
-fn exit_of(state: Option<ExecutionState>) -> Exit {
+pub(super) fn exit_of(state: Option<ExecutionState>) -> Exit {
     match state {
         Some(ExecutionState::Success) => Exit::Success,
         Some(ExecutionState::Cancelled) => Exit::ExecutionCancelled,

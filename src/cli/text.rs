@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** what a step printed reaches a terminal without its control characters.
 
-use std::time::Duration;
+use std::{char::REPLACEMENT_CHARACTER, time::Duration};
 
 use jiff::Timestamp;
 
@@ -50,9 +50,17 @@ pub fn took(duration: Duration) -> String {
     }
 }
 
+/// As it is, but for its control characters; lines and tabs stay.
+pub fn plain(text: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() && !matches!(c, '\n' | '\t') { REPLACEMENT_CHARACTER } else { c }
+    };
+    text.chars().map(plain).collect()
+}
+
 /// For a cell: control characters are taken out, a long text is cut in its middle.
 pub fn cell(text: &str, most_chars: usize) -> String {
-    let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let plain = |c: char| if c.is_control() && c != '\n' { REPLACEMENT_CHARACTER } else { c };
     let text: Vec<char> = text.trim_end().chars().map(plain).collect();
     if text.len() <= most_chars {
         return text.into_iter().collect();
@@ -87,6 +95,11 @@ mod tests {
         {
             assert_eq!(took(Duration::from_millis(millis)), expected);
         }
+    }
+
+    #[test]
+    fn a_plain_text_keeps_its_lines_and_nothing_that_steers_a_terminal() {
+        assert_eq!(plain("a\x1b[31mb\tc\r\n\u{9b}d\n"), "a\u{fffd}[31mb\tc\u{fffd}\n\u{fffd}d\n");
     }
 
     #[test]

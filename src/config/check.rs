@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ConfigError, Log, LogFormat, Shell, Surroundings, Worker,
+    ConfigError, Log, LogFormat, Shell, ShellLimits, Surroundings, Worker,
     layers::Origins,
     owner_name,
     settings::{Names, Settings},
@@ -162,6 +162,21 @@ pub(super) fn shell(
     Ok(Shell {
         grace: duration(origins, "shell.grace", &settings.shell.grace, Duration::ZERO..=minute)?,
         pass_env: names.into_iter().filter_map(value).collect(),
+        live_output: settings.shell.live_output,
+        limits: limits(settings, origins)?,
+    })
+}
+
+fn limits(settings: &Settings, origins: &Origins) -> Result<ShellLimits, ConfigError> {
+    let limits = &settings.shell.limits;
+    let bytes = |key, text: &Option<String>, range| {
+        text.as_deref().map(|text| size(origins, key, text, range)).transpose()
+    };
+    let processes = |count| number(origins, "shell.limits.processes", count, 1..=100_000);
+    Ok(ShellLimits {
+        memory: bytes("shell.limits.memory", &limits.memory, 16 * MIB..=1024 * GIB)?,
+        processes: limits.processes.map(processes).transpose()?,
+        file_size: bytes("shell.limits.file_size", &limits.file_size, KIB..=1024 * GIB)?,
     })
 }
 
@@ -240,5 +255,42 @@ pub(super) fn duration(
         show(*range.start()),
         show(*range.end())
     );
+    Err(ConfigError::invalid(origins, key, problem))
+}
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+
+/// A number of bytes.
+pub(super) fn size(
+    origins: &Origins,
+    key: &str,
+    text: &str,
+    range: RangeInclusive<u64>,
+) -> Result<u64, ConfigError> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match text[digits.len()..].trim_start() {
+        "" | "B" => Some(1),
+        "KiB" => Some(KIB),
+        "MiB" => Some(MIB),
+        "GiB" => Some(GIB),
+        _ => None,
+    };
+    let bytes = digits.parse().ok().zip(unit).and_then(|(n, unit): (u64, _)| n.checked_mul(unit));
+    let Some(bytes) = bytes else {
+        let problem = format!("is {text:?}; give a number of bytes, such as 65536, 512KiB or 8MiB");
+        return Err(ConfigError::invalid(origins, key, problem));
+    };
+    if range.contains(&bytes) {
+        return Ok(bytes);
+    }
+    let show = |bytes: &u64| match bytes {
+        GIB.. => format!("{}GiB", bytes / GIB),
+        MIB.. => format!("{}MiB", bytes / MIB),
+        _ => format!("{}KiB", bytes / KIB),
+    };
+    let problem =
+        format!("is {text}; it must be between {} and {}", show(range.start()), show(range.end()));
     Err(ConfigError::invalid(origins, key, problem))
 }

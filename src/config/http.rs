@@ -3,10 +3,11 @@
 //! **Invariant:** a rule that leaves this file means what its text says; one that cannot be
 //! understood is refused, and never left out.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use super::{
-    ConfigError, Surroundings, check,
+    ConfigError, Surroundings,
+    check::{self, GIB, KIB, MIB},
     layers::Origins,
     settings::{Names, Settings},
 };
@@ -25,8 +26,6 @@ pub struct Http {
     pub api_server: Option<(String, u16)>,
 }
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
 const HTTPS: u16 = 443;
 
 pub(super) fn http(
@@ -35,6 +34,10 @@ pub(super) fn http(
     around: &Surroundings,
 ) -> Result<Http, ConfigError> {
     let http = &settings.http;
+    let body = |key, text: &str, range| {
+        let bytes = check::size(origins, key, text, range)?;
+        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+    };
     Ok(Http {
         connect_timeout: check::duration(
             origins,
@@ -42,8 +45,8 @@ pub(super) fn http(
             &http.timeout.connect,
             Duration::from_millis(1)..=Duration::from_secs(60),
         )?,
-        most_sent: size(origins, "http.body.sent", &http.body.sent, KIB..=64 * MIB)?,
-        most_read: size(origins, "http.body.read", &http.body.read, KIB..=1024 * MIB)?,
+        most_sent: body("http.body.sent", &http.body.sent, KIB..=64 * MIB)?,
+        most_read: body("http.body.read", &http.body.read, KIB..=GIB)?,
         policy: Policy {
             allow: rules(origins, "http.allow", http.allow.as_ref())?,
             deny: rules(origins, "http.deny", http.deny.as_ref())?,
@@ -64,33 +67,4 @@ fn rules(origins: &Origins, key: &str, texts: Option<&Names>) -> Result<Vec<Rule
         })
     };
     texts.map(Names::to_list).unwrap_or_default().into_iter().map(parse).collect()
-}
-
-fn size(
-    origins: &Origins,
-    key: &str,
-    text: &str,
-    range: RangeInclusive<usize>,
-) -> Result<usize, ConfigError> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text[digits.len()..].trim_start() {
-        "" | "B" => Some(1),
-        "KiB" => Some(KIB),
-        "MiB" => Some(MIB),
-        _ => None,
-    };
-    let bytes = digits.parse().ok().zip(unit).and_then(|(n, unit): (usize, _)| n.checked_mul(unit));
-    let Some(bytes) = bytes else {
-        let problem = format!("is {text:?}; give a number of bytes, such as 65536, 512KiB or 8MiB");
-        return Err(ConfigError::invalid(origins, key, problem));
-    };
-    if range.contains(&bytes) {
-        return Ok(bytes);
-    }
-    let problem = format!(
-        "is {text}; it must be between {}KiB and {}MiB",
-        range.start() / KIB,
-        range.end() / MIB
-    );
-    Err(ConfigError::invalid(origins, key, problem))
 }

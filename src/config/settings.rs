@@ -70,6 +70,18 @@ level!(Backoff { base: String = "1s".into(), cap: String = "60s".into() });
 level!(Shell {
     grace: String = "2s".into(),
     pass_env: Option<Names> = None,
+    /// What a running step has printed is stored every 2 s.
+    live_output: bool = true,
+    limits: ShellLimits = ShellLimits::default(),
+});
+
+level!(ShellLimits {
+    /// Bytes of address space that each process of a script may have.
+    memory: Option<String> = None,
+    /// Processes of a script at one time.
+    processes: Option<u32> = None,
+    /// Bytes of each file that a script writes.
+    file_size: Option<String> = None,
 });
 
 level!(Retention {

@@ -104,6 +104,13 @@ impl StepState {
             .ok_or_else(|| UnknownState(text.to_owned()))
     }
 
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Success | Self::Failed | Self::Skipped => true,
+        }
+    }
+
     /// The moves of a step. `running` to `running` is the next attempt.
     pub const fn may_become(self, next: Self) -> bool {
         match self {

@@ -40,6 +40,16 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// may be recorded before the rest, together with what ended, and never after the finish.
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>>;
 
+    /// Stores what a running attempt has printed so far; `false`, and nothing is written, if the step
+    /// has another holder or attempt by now, or does not run any more.
+    async fn note_output(
+        &self,
+        lease: &Lease,
+        step: &StepExecutionId,
+        attempt: u32,
+        text: &str,
+    ) -> Result<bool, StoreError>;
+
     /// Gives executions back, still `running`, for anyone to take at once; one that somebody has
     /// cancelled is ended instead. One answer each.
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>>;

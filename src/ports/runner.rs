@@ -15,6 +15,9 @@ use crate::domain::{
     step::Step,
 };
 
+/// What a running step has printed is told no more often than this.
+pub const TELL_EVERY: Duration = Duration::from_secs(2);
+
 /// Runs one kind of action.
 #[async_trait]
 pub trait StepRunner: Send + Sync + 'static {
@@ -40,6 +43,9 @@ pub struct Attempt {
     /// Further variables for a shell, headers for HTTP: the trace.
     pub trace: BTreeMap<String, String>,
     pub halt: Halt,
+    /// Where a runner tells what the attempt has printed so far, at most every [`TELL_EVERY`] while it
+    /// grows, if it knows. For whoever looks on: the outcome holds everything.
+    pub so_far: watch::Sender<String>,
 }
 
 /// How an attempt is told to end.

@@ -5,11 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{drain::Drain, leases::Standing, recorder::Recorder};
+use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder};
 use crate::{
     clock::boot_now,
     domain::{
@@ -21,13 +24,14 @@ use crate::{
     },
     instruments::{ByExecutor, Instruments, as_seconds, millis},
     ports::{
-        executions::{Advance, StepEnd, StepRetry, StepStart},
+        executions::{Advance, ExecutionStore, StepEnd, StepRetry, StepStart},
         runner::{Attempt, Halt, Outcome, StepRunner},
     },
 };
 
 /// What all steps share.
 pub struct Tools {
+    pub store: Arc<dyn ExecutionStore>,
     pub runner: Arc<dyn StepRunner>,
     pub recorder: Recorder,
     pub backoff: Backoff,
@@ -176,6 +180,15 @@ impl Tries {
             kill: self.standing.lost().child_token(),
             deadline: self.standing.deadline(),
         };
+        let (so_far, told) = watch::channel(String::new());
+        let mut live = Live {
+            store: self.tools.store.clone(),
+            standing: self.standing.clone(),
+            step: self.slot.id.clone(),
+            attempt: self.slot.attempt,
+            told,
+            write: None,
+        };
         let run = self.tools.runner.run(Attempt {
             execution: self.standing.lease.execution.clone(),
             step_execution: self.slot.id.clone(),
@@ -189,6 +202,7 @@ impl Tries {
             fence: self.standing.lease.fence,
             trace: BTreeMap::new(),
             halt: halt.clone(),
+            so_far,
         });
         tokio::pin!(run);
         let timeout = sleep(self.step.timeout);
@@ -214,8 +228,10 @@ impl Tries {
                     timed_out = true;
                     halt.stop.cancel();
                 }
+                never = live.go_on() => match never {},
             }
         };
+        live.finish(&self.tools.drain.abort).await;
         self.judge(outcome, timed_out, asked)
     }
 

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
@@ -88,6 +88,17 @@ impl ExecutionStore for Metered {
 
     async fn advance(&self, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
         self.count_each(self.timed("advance", self.store.advance(advances)).await)
+    }
+
+    async fn note_output(
+        &self,
+        lease: &Lease,
+        step: &StepExecutionId,
+        attempt: u32,
+        text: &str,
+    ) -> Result<bool, StoreError> {
+        let noted = self.store.note_output(lease, step, attempt, text);
+        self.count(self.timed("note_output", noted).await)
     }
 
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {

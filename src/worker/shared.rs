@@ -102,6 +102,7 @@ impl Shared {
         Self {
             store: worker.store.clone(),
             tools: Arc::new(Tools {
+                store: worker.store.clone(),
                 runner: worker.runner.clone(),
                 recorder,
                 backoff: settings.backoff,

@@ -3,7 +3,9 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use orchestrator_worker::{
-    config::{Config, ConfigError, Flags, LogFormat, Otlp, Sqlite, Store, Surroundings, Tls},
+    config::{
+        Config, ConfigError, Flags, LogFormat, Otlp, ShellLimits, Sqlite, Store, Surroundings, Tls,
+    },
     domain::egress::{Policy, Rule},
 };
 use secrecy::ExposeSecret;
@@ -64,6 +66,8 @@ fn defaults_are_those_of_the_table() {
     assert_eq!((worker.backoff.base, worker.backoff.cap), (secs(1), secs(60)));
     assert_eq!((worker.unknown_after, worker.poison_claims), (secs(600), 10));
     assert_eq!((config.shell.grace, config.shell.pass_env.len()), (secs(2), 0));
+    assert!(config.shell.live_output);
+    assert_eq!(config.shell.limits, ShellLimits::default());
     let http = &config.http;
     assert_eq!((http.connect_timeout, http.most_sent, http.most_read), (secs(5), 1 << 20, 8 << 20));
     assert_eq!((&http.policy, &http.api_server), (&Policy::default(), &None));
@@ -121,9 +125,8 @@ fn a_database_is_taken_from_flag_own_variable_known_variables_file_in_this_order
     }
 }
 
-#[test]
-fn every_key_can_be_written_in_the_file_and_as_a_variable() {
-    let file = "
+/// No setting is left out.
+const EVERY_KEY: &str = "
 name: alpha
 slots: 7
 poll_interval: 250ms
@@ -132,7 +135,11 @@ state_dir: /var/steps
 lock: {ttl: 20s, renew_every: 4s}
 claim: {batch: 3, unknown_after: 1h}
 step: {at_once: 5, backoff: {base: 2s, cap: 30s}}
-shell: {grace: 1s, pass_env: [PATH, TOKEN]}
+shell:
+  grace: 1s
+  pass_env: [PATH, TOKEN]
+  live_output: false
+  limits: {memory: 512MiB, processes: 64, file_size: 2GiB}
 http:
   timeout: {connect: 2s}
   body: {sent: 64KiB, read: 70000}
@@ -149,6 +156,9 @@ database:
   single_writer: true
   pool: {lease: 1, work: 9}
 ";
+
+#[test]
+fn every_key_can_be_written_in_the_file_and_as_a_variable() {
     let variables = [
         ("NAME", "alpha"),
         ("SLOTS", "7"),
@@ -164,6 +174,10 @@ database:
         ("STEP__BACKOFF__CAP", "30s"),
         ("SHELL__GRACE", "1s"),
         ("SHELL__PASS_ENV", "PATH, TOKEN"),
+        ("SHELL__LIVE_OUTPUT", "false"),
+        ("SHELL__LIMITS__MEMORY", "512MiB"),
+        ("SHELL__LIMITS__PROCESSES", "64"),
+        ("SHELL__LIMITS__FILE_SIZE", "2GiB"),
         ("HTTP__TIMEOUT__CONNECT", "2s"),
         ("HTTP__BODY__SENT", "64KiB"),
         ("HTTP__BODY__READ", "70000"),
@@ -184,10 +198,15 @@ database:
     .map(|(name, value)| (format!("ORCHESTRATOR_WORKER__{name}"), value));
     let env: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (&**name, *value)).collect();
     let passed = [("PATH", "/bin"), ("TOKEN", "t")];
-    let by_file = Config { file: None, ..load(file, &passed) };
+    let by_file = Config { file: None, ..load(EVERY_KEY, &passed) };
     let by_variable = load("", &[&env[..], &passed].concat());
     assert_eq!(format!("{by_file:?}"), format!("{by_variable:?}"));
     assert_eq!(by_variable.shell.pass_env.len(), 2);
+    let limits =
+        ShellLimits { memory: Some(512 << 20), processes: Some(64), file_size: Some(2 << 30) };
+    for shell in [&by_file.shell, &by_variable.shell] {
+        assert_eq!((shell.live_output, shell.limits), (false, limits));
+    }
 
     let secs = Duration::from_secs;
     let worker = &by_file.worker;

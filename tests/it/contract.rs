@@ -21,6 +21,7 @@ mod explain;
 mod fenced;
 mod hostile;
 mod limits;
+mod live;
 mod look;
 mod many;
 mod oddities;
@@ -205,6 +206,10 @@ macro_rules! contract {
                 oddities {
                     what_the_orchestrator_left_running_is_adopted_when_its_lock_has_expired
                     a_status_that_there_is_not_is_failed_when_nobody_has_touched_it
+                }
+                live {
+                    what_a_step_has_printed_is_seen_while_it_runs_and_its_end_has_the_last_word
+                    nobody_but_the_running_attempt_writes_its_output
                 }
                 retention {
                     what_ended_long_ago_is_deleted_with_all_that_belongs_to_it

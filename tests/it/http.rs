@@ -94,6 +94,7 @@ impl Case {
                 kill: self.kill.clone(),
                 deadline: self.deadline.subscribe(),
             },
+            so_far: watch::Sender::default(),
         }
     }
 

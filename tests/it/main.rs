@@ -16,6 +16,7 @@ mod graphs;
 mod hostile_definitions;
 mod http;
 mod keys;
+mod logs;
 mod mysql;
 mod openmetrics;
 mod plan_cost;

@@ -165,6 +165,10 @@ impl Worker {
         lines.0.iter().filter(|line| line["event"] == event).count()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(pid_of(&self.child), signal).expect("it runs");
     }

@@ -68,7 +68,7 @@ fn its_exit_codes_are_those_of_the_program() {
 
 /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
 /// it is so.
-const IN_WORDS: [(&str, &str); 14] = [
+const IN_WORDS: [(&str, &str); 17] = [
     ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
     ("claim.batch", "free slots, at most 50"),
     ("claim.exclude", "none"),
@@ -81,6 +81,9 @@ const IN_WORDS: [(&str, &str); 14] = [
     ("retention.cancelled", "kept for good"),
     ("retention.failed", "kept for good"),
     ("retention.success", "kept for good"),
+    ("shell.limits.file_size", "none"),
+    ("shell.limits.memory", "none"),
+    ("shell.limits.processes", "none"),
     ("shell.pass_env", "none"),
     ("state_dir", "the temporary folder"),
 ];

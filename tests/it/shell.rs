@@ -6,7 +6,9 @@
 mod direct;
 mod endings;
 mod faults;
+mod limits;
 mod scripts;
+mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +26,7 @@ use orchestrator_worker::{
         lease::BootTime,
         step::{Action, Resume, Step},
     },
-    ports::runner::{Attempt, Halt, Outcome, StepRunner},
+    ports::runner::{Attempt, Halt, Outcome, StepRunner, TELL_EVERY},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -46,6 +48,7 @@ struct Case {
     stop: CancellationToken,
     kill: CancellationToken,
     deadline: watch::Sender<BootTime>,
+    so_far: watch::Sender<String>,
     /// Where the script and the test leave files for each other: `$MEET`.
     meet: TempDir,
     /// Where the attempt's own folder is made.
@@ -65,6 +68,7 @@ impl Case {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             deadline: watch::Sender::new(boot_now().plus(CEILING * 2)),
+            so_far: watch::Sender::default(),
             meet: tempfile::tempdir().expect("a folder"),
             state,
         }
@@ -103,6 +107,7 @@ impl Case {
                 kill: self.kill.clone(),
                 deadline: self.deadline.subscribe(),
             },
+            so_far: self.so_far.clone(),
         }
     }
 
@@ -165,7 +170,11 @@ async fn ended(task: JoinHandle<Outcome>) -> Outcome {
 
 /// Processes whose environment holds the key.
 fn marked(key: &str) -> Vec<i32> {
-    let mark = format!("ORCHESTRATOR_IDEMPOTENCY_KEY={key}");
+    with_entry(&format!("ORCHESTRATOR_IDEMPOTENCY_KEY={key}"))
+}
+
+/// Processes with this entry in their environment.
+fn with_entry(mark: &str) -> Vec<i32> {
     let has_mark = |pid: &i32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())

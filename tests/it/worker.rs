@@ -12,7 +12,7 @@ use orchestrator_worker::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Owner},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, LeaseTerms, Renewal},
         recovery::{Held, TakeOver},
         retention::Retention,
@@ -85,6 +85,16 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
             });
         }
         answers
+    }
+
+    async fn note_output(
+        &self,
+        lease: &Lease,
+        step: &StepExecutionId,
+        attempt: u32,
+        text: &str,
+    ) -> Result<bool, StoreError> {
+        self.store.note_output(lease, step, attempt, text).await
     }
 
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {

@@ -6,7 +6,7 @@
 
 use std::{char::REPLACEMENT_CHARACTER, collections::VecDeque};
 
-use crate::adapters::texts::TEXT_BYTES;
+use crate::{adapters::texts::TEXT_BYTES, domain::cut};
 
 /// Most bytes kept of an error that a function gives: it is quoted in further texts.
 pub const ERROR_BYTES: usize = 16_384;
@@ -17,7 +17,7 @@ const NOTE_BYTES: usize = 64;
 const LOOKAHEAD: usize = 3;
 
 /// The first and the last bytes of a stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Kept {
     limit: usize,
     /// Bytes that a character takes; never fewer than it was read from.
@@ -61,6 +61,31 @@ impl Kept {
         self.tail.extend(rest);
     }
 
+    /// The text that there is before the end, without the beginning of a character whose rest has
+    /// not come yet: what it says stays true.
+    pub fn so_far(&self) -> String {
+        let mut kept = self.clone();
+        for _ in 0..self.unfinished() {
+            kept.tail.pop_back().or_else(|| kept.head.pop());
+            kept.total -= 1;
+        }
+        kept.finish()
+    }
+
+    /// Bytes at the end that may begin a character.
+    fn unfinished(&self) -> usize {
+        let mut last: Vec<u8> =
+            self.tail.iter().rev().chain(self.head.iter().rev()).take(LOOKAHEAD).copied().collect();
+        last.reverse();
+        let chunk = last.utf8_chunks().last();
+        let open = chunk.map(|chunk| chunk.invalid()).unwrap_or_default();
+        if std::str::from_utf8(open).is_err_and(|error| error.error_len().is_none()) {
+            open.len()
+        } else {
+            0
+        }
+    }
+
     /// The text: all of it if it fits, else its two ends with a note between them.
     pub fn finish(mut self) -> String {
         let (head_room, tail_room) = self.rooms();
@@ -77,7 +102,7 @@ impl Kept {
         let (start, start_bytes) = first(&self.head, head_room, self.cost);
         let (end, end_bytes) = last(tail, tail_room, self.cost);
         let cut = self.total - (start_bytes + end_bytes) as u64;
-        format!("{start}\n[… {cut} bytes were cut here …]\n{end}")
+        format!("{start}{}{end}", cut::note(cut))
     }
 
     /// Most bytes of text before and after the note.
@@ -229,6 +254,21 @@ mod tests {
                 prop_assert!(json(start) + 6 > (LIMIT - NOTE_BYTES) / 2, "head is wasted");
                 prop_assert!(json(end) + 6 > (LIMIT - NOTE_BYTES) / 2, "tail is wasted");
             }
+        }
+
+        #[test]
+        fn what_is_told_on_the_way_stays_true(bytes in stream(), size in 1_usize..50) {
+            let (mut kept, mut before) = (Kept::with_limit(LIMIT), String::new());
+            for chunk in bytes.chunks(size) {
+                kept.push(chunk);
+                let now = kept.so_far();
+                if parts(&now).is_none() {
+                    prop_assert!(now.starts_with(&before), "{now:?} does not go on from {before:?}");
+                }
+                before = now;
+            }
+            let end = kept.finish();
+            prop_assert!(parts(&end).is_some() || end.starts_with(&before));
         }
 
         #[test]

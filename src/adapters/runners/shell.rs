@@ -9,6 +9,7 @@ mod folder;
 mod guarded;
 pub mod guardian;
 mod leftover;
+mod limits;
 mod processes;
 pub mod protocol;
 mod tree;
@@ -18,6 +19,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub use self::limits::Limits;
 use self::{
     environment::Environment,
     guarded::{Ended, Guarded},
@@ -43,6 +45,9 @@ pub struct ShellSettings {
     pub state_dir: PathBuf,
     /// Further variables of this process that scripts may see, with their values.
     pub pass_env: BTreeMap<String, String>,
+    pub limits: Limits,
+    /// Tell what a script has printed while it runs.
+    pub live_output: bool,
 }
 
 impl Default for ShellSettings {
@@ -52,6 +57,8 @@ impl Default for ShellSettings {
             grace: Duration::from_secs(2),
             state_dir: std::env::temp_dir(),
             pass_env: BTreeMap::new(),
+            limits: Limits::default(),
+            live_output: true,
         }
     }
 }
@@ -82,6 +89,7 @@ impl ShellRunner {
             environment: self.environment.of_script(attempt, env, &folder),
             folder: folder.into(),
             grace: self.settings.grace,
+            limits: self.settings.limits,
             deadline: (*attempt.halt.deadline.borrow()).into(),
         })
     }
@@ -120,26 +128,32 @@ impl StepRunner for ShellRunner {
                 return unanswered(format!("cannot start the guardian {program}: {error}"));
             }
         };
-        let ended = guarded.until_ended(attempt.halt, spec.grace).await;
+        let so_far = self.settings.live_output.then_some(attempt.so_far);
+        let ended = guarded.until_ended(attempt.halt, spec.grace, so_far).await;
         if ended.end.is_none() {
-            leftover::clear(ended.guardian, environment::marks(&spec), spec.folder).await;
+            leftover::clear(ended.guardian, environment::marks(&spec), spec.folder.clone()).await;
         }
-        outcome(ended)
+        outcome(ended, &spec.limits)
     }
 }
 
-fn outcome(ended: Ended) -> Outcome {
+fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     let Ended { end, began, halted, status, output, .. } = ended;
+    let reason = end.as_ref().and_then(|end| limits.reason(end)).unwrap_or_default();
     let error = match end {
         Some(End::Exited { code: 0 }) => return Outcome::Success { output },
         Some(End::Stopped) => return Outcome::Stopped { output: Some(output) },
         Some(End::Exited { code }) => {
-            let error = format!("the script ended with exit code {code}");
+            let error = format!("the script ended with exit code {code}{reason}");
             return Outcome::Failed { error, output: Some(output), retry_after: None };
         }
         Some(End::Signaled { signal }) => {
-            format!("the script was ended by {}", signal_name(signal))
+            format!("the script was ended by {}{reason}", signal_name(signal))
         }
+        Some(End::TooMany { processes }) => format!(
+            "the script was killed because more than {processes} processes of it ran at one time \
+             (shell.limits.processes)"
+        ),
         Some(End::NotBegun { error }) => return unanswered(error),
         None if halted => return Outcome::Stopped { output: Some(output) },
         None if began => {

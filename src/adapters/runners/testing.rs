@@ -58,6 +58,7 @@ impl Bench {
                 kill: self.kill.clone(),
                 deadline: self.deadline.subscribe(),
             },
+            so_far: watch::Sender::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 47] = [
+const IN_THE_FILE: [(&str, &str); 52] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -87,6 +87,26 @@ const IN_THE_FILE: [(&str, &str); 47] = [
         "shell.grace (from orchestrator-worker.yaml) is 2m; it must be between 0s and 1m",
     ),
     (
+        "shell: {live_output: perhaps}",
+        r#"shell.live_output (from orchestrator-worker.yaml) is "perhaps"; give true or false"#,
+    ),
+    (
+        "shell: {limits: {memory: 512M}}",
+        r#"shell.limits.memory (from orchestrator-worker.yaml) is "512M"; give a number of bytes, such as 65536, 512KiB or 8MiB"#,
+    ),
+    (
+        "shell: {limits: {memory: 1MiB}}",
+        "shell.limits.memory (from orchestrator-worker.yaml) is 1MiB; it must be between 16MiB and 1024GiB",
+    ),
+    (
+        "shell: {limits: {processes: 0}}",
+        "shell.limits.processes (from orchestrator-worker.yaml) is 0; it must be between 1 and 100000",
+    ),
+    (
+        "shell: {limits: {file_size: 1025GiB}}",
+        "shell.limits.file_size (from orchestrator-worker.yaml) is 1025GiB; it must be between 1KiB and 1024GiB",
+    ),
+    (
         "http: {timeout: 5s}",
         "http.timeout (from orchestrator-worker.yaml) is a group of settings: give a value to one of http.timeout.connect",
     ),
@@ -108,7 +128,7 @@ const IN_THE_FILE: [(&str, &str); 47] = [
     ),
     (
         "http: {body: {read: 1023}}",
-        "http.body.read (from orchestrator-worker.yaml) is 1023; it must be between 1KiB and 1024MiB",
+        "http.body.read (from orchestrator-worker.yaml) is 1023; it must be between 1KiB and 1GiB",
     ),
     (
         "http: {body: {read: 99999999999999999999MiB}}",

@@ -7,6 +7,7 @@ use std::{
 };
 
 use orchestrator_worker::adapters::runners::shell::{
+    Limits,
     guardian::WORD,
     protocol::{Order, Spec, line},
 };
@@ -46,6 +47,7 @@ impl StandIn {
             folder: case.state.path().join("folder"),
             grace: CEILING,
             deadline: boot_now().plus(lease).into(),
+            limits: Limits::default(),
         }));
         stand_in
     }

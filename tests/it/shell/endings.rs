@@ -21,8 +21,10 @@ async fn what_a_script_leaves_in_the_background_ends_with_it() {
 #[tokio::test]
 async fn a_stopped_script_can_clean_up_and_need_not_wait_for_the_grace_to_end() {
     let case = Case::new().grace(CEILING * 2);
-    let task = case
-        .spawn("trap 'echo cleaned; exit 0' TERM; touch $MEET/ready; while :; do sleep 300; done");
+    let task = case.spawn(
+        "trap 'echo cleaned; exit 0' TERM
+         while :; do sh -c 'touch $MEET/ready; exec sleep 300'; done",
+    );
     case.met("ready").await;
     case.stop.cancel();
     let output = output_of_stopped(ended(task).await);

@@ -126,6 +126,29 @@ fn files_given_to_pass_on() -> BTreeSet<String> {
 }
 
 #[tokio::test]
+async fn what_was_printed_so_far_is_told_while_it_grows() {
+    let case = Case::new();
+    let mut told = case.so_far.subscribe();
+    let task = case.spawn(
+        "printf 'one\\303'; touch $MEET/ready; until [ -e $MEET/go ]; do sleep 0.02; done
+         printf '\\244'; until [ -e $MEET/end ]; do sleep 0.02; done; echo .",
+    );
+    case.met("ready").await;
+    let mut next = async || {
+        timeout(CEILING, told.changed()).await.expect("in time").expect("it goes on");
+        (told.borrow_and_update().clone(), Instant::now())
+    };
+    let (first, then) = next().await;
+    assert_eq!(first, "one", "half a character is left for later");
+    fs::write(case.file("go"), "").expect("written");
+    let (second, later) = next().await;
+    assert_eq!(second, "one\u{e4}");
+    assert!(later - then > TELL_EVERY / 2, "not more often than it is allowed to");
+    fs::write(case.file("end"), "").expect("written");
+    assert_eq!(output_of(ended(task).await), "one\u{e4}.\n");
+}
+
+#[tokio::test]
 async fn what_is_no_text_becomes_text() {
     let output = output_of(Case::new().run("printf 'a\\000b\\377c\\n'").await);
     assert_eq!(output, "a\u{fffd}b\u{fffd}c\n");

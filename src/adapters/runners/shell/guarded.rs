@@ -4,6 +4,7 @@
 //! closes it, and the guardian kills.
 
 use std::{
+    future::pending,
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -17,6 +18,7 @@ use tokio::{
     net::unix::pipe,
     process::{Child, ChildStdin, ChildStdout, Command},
     select,
+    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -26,7 +28,7 @@ use super::{
     processes::{descendants, send},
     protocol::{End, Lines, Order, Report, Spec, line},
 };
-use crate::ports::runner::Halt;
+use crate::ports::runner::{Halt, TELL_EVERY};
 
 /// `fs.pipe-max-size` where nobody has changed it.
 const LARGEST_PIPE: usize = 1024 * 1024;
@@ -83,11 +85,18 @@ impl Guarded {
     }
 
     /// Hands on what `halt` says and collects the output until the guardian has ended.
-    pub async fn until_ended(self, mut halt: Halt, grace: Duration) -> Ended {
+    /// Without `so_far` nobody is told what it prints meanwhile.
+    pub async fn until_ended(
+        self,
+        mut halt: Halt,
+        grace: Duration,
+        so_far: Option<watch::Sender<String>>,
+    ) -> Ended {
         let Self { mut child, pid, mut orders, reports, mut output } = self;
         let reports = read_all(reports);
         tokio::pin!(reports);
         let mut kept = Kept::default();
+        let mut teller = Teller::new(so_far);
         let mut chunk = vec![0; 16 * 1024];
         let (mut stopped, mut killed) = (false, false);
         let (mut renewing, mut reading) = (true, true);
@@ -117,8 +126,12 @@ impl Guarded {
                 }
                 () = orders.send_some(), if orders.are_waiting() => {}
                 reports = &mut reports => break reports,
+                () = teller.is_due() => teller.tell(&kept),
                 read = output.read(&mut chunk), if reading => match read {
-                    Ok(count @ 1..) => kept.push(&chunk[..count]),
+                    Ok(count @ 1..) => {
+                        kept.push(&chunk[..count]);
+                        teller.grown = true;
+                    }
                     Ok(0) | Err(_) => reading = false,
                 },
             }
@@ -132,6 +145,35 @@ impl Guarded {
         let (began, end) = read_reports(&reports);
         let halted = stopped || killed;
         Ended { guardian: pid, status, end, began, halted, output: kept.finish() }
+    }
+}
+
+/// Tells what the script has printed so far.
+struct Teller {
+    to: Option<watch::Sender<String>>,
+    /// Since it told last.
+    grown: bool,
+    next: Instant,
+}
+
+impl Teller {
+    fn new(to: Option<watch::Sender<String>>) -> Self {
+        Self { to, grown: false, next: Instant::now() + TELL_EVERY }
+    }
+
+    async fn is_due(&self) {
+        if self.to.is_none() || !self.grown {
+            return pending().await;
+        }
+        sleep_until(self.next).await;
+    }
+
+    fn tell(&mut self, kept: &Kept) {
+        if let Some(to) = &self.to {
+            to.send_replace(kept.so_far());
+        }
+        self.grown = false;
+        self.next = Instant::now() + TELL_EVERY;
     }
 }
 

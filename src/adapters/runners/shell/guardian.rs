@@ -31,6 +31,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::{
     folder::Folder,
+    limits::COUNT_EVERY,
     protocol::{End, Lines, Order, Report, Spec, line},
     tree::Tree,
 };
@@ -134,12 +135,23 @@ fn watch(spec: &Spec, orders: &mut Orders, tree: &mut Tree) -> io::Result<End> {
     let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
     let mut deadline = BootTime::from(spec.deadline);
     let mut grace_end: Option<BootTime> = None;
+    let mut next_count = boot_now();
     loop {
         let end = grace_end.map_or(deadline, |grace_end| grace_end.min(deadline));
         if boot_now() >= end {
             return Ok(End::Stopped);
         }
-        let ordered = wait_for(tree, &timer, end)?;
+        let mut until = end;
+        if let Some(processes) = spec.limits.processes {
+            if boot_now() >= next_count {
+                if tree.is_more_than(processes) {
+                    return Ok(End::TooMany { processes });
+                }
+                next_count = boot_now().plus(COUNT_EVERY);
+            }
+            until = until.min(next_count);
+        }
+        let ordered = wait_for(tree, &timer, until)?;
         tree.reap()?;
         match (grace_end, tree.status()) {
             (None, Some(status)) => return Ok(end_of(status)),

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     pub parent: i32,
+    pub group: i32,
     pub session: i32,
     /// Dead, but not yet waited for.
     pub ended: bool,
@@ -32,8 +33,9 @@ fn parse_stat(line: &str) -> Option<Stat> {
     let mut fields = fields.split_ascii_whitespace();
     let ended = matches!(fields.next()?, "Z" | "X");
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
-    Some(Stat { parent, session, ended })
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some(Stat { parent, group, session, ended })
 }
 
 /// Every process that this one can see.
@@ -43,20 +45,31 @@ pub fn all() -> Vec<Pid> {
 
 /// All below `root`, each after its parent.
 pub fn descendants(root: Pid) -> Vec<Pid> {
+    first_descendants(root, usize::MAX)
+}
+
+/// Whether there are more than `most` below `root`. It looks no further than it must: where they grow
+/// faster than they are counted, it still answers.
+pub fn are_more_than(most: usize, root: Pid) -> bool {
+    first_descendants(root, most).len() > most
+}
+
+/// Those of the descendants that are found until there are more than `enough`.
+fn first_descendants(root: Pid, enough: usize) -> Vec<Pid> {
     // Present if the kernel was built with CONFIG_PROC_CHILDREN.
     if Path::new("/proc/thread-self/children").exists() {
-        below(root, children)
+        below(root, enough, children)
     } else {
         let by_parent = by_parent();
-        below(root, |parent| by_parent.get(&parent).cloned().unwrap_or_default())
+        below(root, enough, |parent| by_parent.get(&parent).cloned().unwrap_or_default())
     }
 }
 
-fn below(root: Pid, children: impl Fn(Pid) -> Vec<Pid>) -> Vec<Pid> {
+fn below(root: Pid, enough: usize, children: impl Fn(Pid) -> Vec<Pid>) -> Vec<Pid> {
     let mut found = vec![root];
     let mut seen = HashSet::from([root]);
     let mut next = 0;
-    while next < found.len() {
+    while next < found.len() && found.len() - 1 <= enough {
         // One that was given a new parent between two looks would be found twice.
         found.extend(children(found[next]).into_iter().filter(|child| seen.insert(*child)));
         next += 1;
@@ -111,7 +124,7 @@ mod tests {
         let stat = |name: &str, state: &str| {
             parse_stat(&format!("12 ({name}) {state} 7 12 5 0 -1 4194304 99 0"))
         };
-        let expected = Stat { parent: 7, session: 5, ended: false };
+        let expected = Stat { parent: 7, group: 12, session: 5, ended: false };
         assert_eq!(stat("sh", "S"), Some(expected));
         assert_eq!(stat("a) R 1 (b", "R"), Some(expected));
         assert_eq!(stat("sh", "Z"), Some(Stat { ended: true, ..expected }));
@@ -132,12 +145,14 @@ mod tests {
             .expect("the grandchild runs");
         let own = parse_pid(&child.id().to_string()).expect("a pid");
         let by_parent = by_parent();
-        let scan = below(getpid(), |pid| by_parent.get(&pid).cloned().unwrap_or_default());
+        let scan =
+            below(getpid(), usize::MAX, |pid| by_parent.get(&pid).cloned().unwrap_or_default());
         for found in [descendants(getpid()), scan] {
             let place = found.iter().position(|pid| *pid == own).expect("the child");
-            let grandchild = below(own, children)[0];
+            let grandchild = below(own, usize::MAX, children)[0];
             assert!(found.iter().skip(place).any(|pid| *pid == grandchild));
         }
+        assert!(are_more_than(0, own) && !are_more_than(1, own), "one, the grandchild");
         drop(child.stdin.take());
         child.wait().expect("its end");
     }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::limits::Limits;
 use crate::domain::lease::BootTime;
 
 /// From the worker, on the guardian's standard input. Its end means that the worker is dead.
@@ -31,6 +32,7 @@ pub struct Spec {
     pub folder: PathBuf,
     pub grace: Duration,
     pub deadline: Boot,
+    pub limits: Limits,
 }
 
 /// A [`BootTime`] as it is written: nanoseconds since boot.
@@ -69,6 +71,10 @@ pub enum End {
     },
     /// By an order, by the deadline, or because the worker died.
     Stopped,
+    /// It was killed because more processes than these ran.
+    TooMany {
+        processes: u32,
+    },
     NotBegun {
         error: String,
     },
@@ -112,6 +118,7 @@ mod tests {
             folder: "/tmp/x".into(),
             grace: Duration::from_millis(1500),
             deadline: BootTime::since_boot(Duration::new(5, 7)).into(),
+            limits: Limits { memory: Some(1 << 40), processes: Some(7), file_size: None },
         });
         let orders = [run, Order::Deadline(Boot(9)), Order::Stop, Order::Kill];
         let bytes: Vec<u8> = orders.iter().flat_map(line).collect();

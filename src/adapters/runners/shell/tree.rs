@@ -5,10 +5,10 @@
 //! left means no descendant left.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixStream,
+        unix::{net::UnixStream, process::CommandExt},
     },
     process::{Command, Stdio},
     time::Duration,
@@ -17,17 +17,19 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, wait},
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, wait},
 };
 use signal_hook::consts::SIGCHLD;
 
 use super::{
-    processes::{descendants, send},
+    processes::{Stat, are_more_than, descendants, send},
     protocol::Spec,
 };
 
 /// Fixed, so that no variable of a step chooses another.
 const SHELL: &str = "/bin/sh";
+/// Becomes the script when it is told that the limits are set. If it is never told, it ends.
+const AT_THE_GATE: &str = r#"read -r go && exec /bin/sh -c "$1" </dev/null"#;
 /// Between two rounds of killing, where no child tells of its end.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -45,25 +47,35 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Starts the script. Its standard output and error are the guardian's standard error.
+    /// Starts the script, in a process group of its own. Its standard output and error are the
+    /// guardian's standard error.
     pub fn start(spec: &Spec) -> io::Result<Self> {
         let (ends, sender) = UnixStream::pair()?;
         ends.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(SIGCHLD, sender)?;
         let output = io::stderr().as_fd().try_clone_to_owned()?;
-        let script = Command::new(SHELL)
-            .arg("-c")
-            .arg(&spec.script)
+        let mut shell = Command::new(SHELL);
+        if spec.limits.are_imposed() {
+            shell.args(["-c", AT_THE_GATE, SHELL, &spec.script]).stdin(Stdio::piped());
+        } else {
+            shell.args(["-c", &spec.script]).stdin(Stdio::null());
+        }
+        let mut child = shell
             .env_clear()
             .envs(&spec.environment)
             .current_dir(&spec.folder)
-            .stdin(Stdio::null())
+            .process_group(0)
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()?;
-        let script = i32::try_from(script.id()).ok().and_then(Pid::from_raw);
+        let script = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let script = script.expect("a child has a process id");
-        Ok(Self { root: getpid(), script, status: None, empty: false, ends })
+        let tree = Self { root: getpid(), script, status: None, empty: false, ends };
+        if let Some(mut gate) = child.stdin.take() {
+            spec.limits.impose(script)?;
+            gate.write_all(b"go\n")?;
+        }
+        Ok(tree)
     }
 
     /// How the script itself ended.
@@ -74,6 +86,11 @@ impl Tree {
     /// Whether nothing of it runs any more.
     pub const fn is_empty(&self) -> bool {
         self.empty
+    }
+
+    /// Whether more than `most` processes of it run.
+    pub fn is_more_than(&self, most: u32) -> bool {
+        are_more_than(most as usize, self.root)
     }
 
     /// Becomes readable when a child has ended.
@@ -112,9 +129,7 @@ impl Tree {
     pub fn kill(&mut self) -> io::Result<()> {
         let mut pause = FIRST_PAUSE;
         while !self.empty {
-            for pid in descendants(self.root) {
-                send(pid, Signal::KILL);
-            }
+            self.kill_all();
             let mut ends = [PollFd::new(&self.ends, PollFlags::IN)];
             let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
             match poll(&mut ends, Some(&timeout)) {
@@ -124,6 +139,25 @@ impl Tree {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         Ok(())
+    }
+
+    /// First the script's whole group, in one stroke that no fork escapes: one by one, who forks
+    /// faster than they are found would never end. The group's number belongs to it as long as the
+    /// script is not reaped, or any of them is left.
+    fn kill_all(&self) {
+        let kill_group = || kill_process_group(self.script, Signal::KILL).ok();
+        if self.status.is_none() {
+            kill_group();
+        }
+        let all = descendants(self.root);
+        let number = self.script.as_raw_nonzero().get();
+        let in_group = |pid: &Pid| Stat::of(*pid).is_some_and(|stat| stat.group == number);
+        if self.status.is_some() && all.iter().any(in_group) {
+            kill_group();
+        }
+        for pid in all {
+            send(pid, Signal::KILL);
+        }
     }
 }
 
