@@ -5,7 +5,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{errors::Failure, rows::signed, session::Moment};
+use super::{errors::Failure, rows::signed, session::Moment, steps};
 use crate::domain::{id::StepExecutionId, lease::Lease};
 
 /// Returns whether it was written.
@@ -16,6 +16,7 @@ pub(super) async fn note_output(
     attempt: u32,
     text: &str,
 ) -> Result<bool, Failure> {
+    steps::must_fit(text)?;
     let mut moment = Moment::write(connection).await?;
     let matched = sqlx::query(
         "UPDATE workflow_step_executions SET output=?1

@@ -79,6 +79,16 @@ pub(super) async fn start(
     Ok(matched)
 }
 
+/// Refuses an output that no column of MySQL's would take.
+pub(super) fn must_fit(output: &str) -> Result<(), Failure> {
+    if output.len() <= TEXT_BYTES {
+        return Ok(());
+    }
+    let length = output.len();
+    let what = format!("an output has {length} bytes, and at most {TEXT_BYTES} are kept");
+    Err(StoreError::Data(what).into())
+}
+
 /// A step is final. More output than a column of MySQL's takes is refused here too.
 pub(super) async fn end(
     connection: &mut SqliteConnection,
@@ -86,11 +96,7 @@ pub(super) async fn end(
     lease: &Lease,
     end: &StepEnd,
 ) -> Result<u64, Failure> {
-    let length = end.output.as_ref().map_or(0, String::len);
-    if length > TEXT_BYTES {
-        let what = format!("an output has {length} bytes, and at most {TEXT_BYTES} are kept");
-        return Err(StoreError::Data(what).into());
-    }
+    must_fit(end.output.as_deref().unwrap_or_default())?;
     let matched = sqlx::query(
         "UPDATE workflow_step_executions
             SET status=?1, output=?2, error=?3, retry_count=?4, finished_at=?5, updated_at=?5,

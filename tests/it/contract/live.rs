@@ -4,7 +4,9 @@ use orchestrator_worker::{
     domain::{execution::AttemptOutcome, recovery::Cause},
     ports::{
         control::Control,
-        executions::{Advance, Advanced, Claim, ExecutionStore, StepEnd, StepRetry, StepStart},
+        executions::{
+            Advance, Advanced, Claim, ExecutionStore, StepEnd, StepRetry, StepStart, StoreError,
+        },
     },
 };
 
@@ -32,6 +34,10 @@ pub async fn what_a_step_has_printed_is_seen_while_it_runs_and_its_end_has_the_l
         assert_eq!(output().await.as_deref(), Some(text));
         assert_eq!(world.steps(&id, &["one", "two"]).await, ["running", "pending"]);
     }
+    let long = "x".repeat(65_536);
+    let refused = world.a.note_output(&claim.lease, &claim.slots[0].id, 1, &long).await;
+    assert!(matches!(refused, Err(StoreError::Data(_))), "{refused:?}");
+    assert_eq!(output().await.as_deref(), Some("half a w\u{f6}rd"));
 
     let mut end = Advance::new(claim.lease.clone());
     end.ended.push(StepEnd {
