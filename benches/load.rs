@@ -221,13 +221,14 @@ impl Worker {
         let proc = format!("/proc/{}", self.child.id());
         let read = |file: &str| fs::read_to_string(format!("{proc}/{file}")).unwrap_or_default();
         let stat = read("stat");
-        let fields: Vec<u64> = stat
+        // After the name in brackets, which may hold anything: the state is the first.
+        let fields: Vec<&str> = stat
             .rsplit(')')
             .next()
-            .map(|rest| rest.split(' ').filter_map(|field| field.parse().ok()).collect())
+            .map(|rest| rest.split_whitespace().collect())
             .unwrap_or_default();
-        // utime and stime, of which the fields before have one that is no number: the state.
-        if let (Some(user), Some(system)) = (fields.get(10), fields.get(11)) {
+        let ticks = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok());
+        if let (Some(user), Some(system)) = (ticks(11), ticks(12)) {
             self.cost.cpu = Duration::from_millis((user + system) * 10);
         }
         if let Some(line) = read("status").lines().find(|line| line.starts_with("VmHWM")) {

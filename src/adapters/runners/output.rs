@@ -89,7 +89,9 @@ impl Kept {
     /// The text: all of it if it fits, else its two ends with a note between them.
     pub fn finish(mut self) -> String {
         let (head_room, tail_room) = self.rooms();
-        let tail = if self.total <= self.limit as u64 {
+        // By what is there, not by the limit: `so_far` may have taken back what made it too long.
+        let is_whole = (self.head.len() + self.tail.len()) as u64 == self.total;
+        let tail = if is_whole {
             self.head.extend(&self.tail);
             let whole: String = units(&self.head).map(|(_, character)| character).collect();
             if whole.chars().map(self.cost).sum::<usize>() <= self.limit {

@@ -77,10 +77,10 @@ pub async fn a_pending_execution_is_explained<S: Subject>() {
     is(&world, &id, "fence_exhausted", "9000000000000000000").await;
 
     let template = "template-chain".to_owned();
-    let start = Start::After(Duration::from_secs(7200));
+    let start = Start::After(Duration::from_secs(7230));
     let submission = Submission { template, created_by: String::new(), start };
     let later = world.a.submit(&submission).await.expect("it is submitted").execution;
-    is(&world, &later, "not_due", "not due for another 1h 5").await;
+    is(&world, &later, "not_due", "not due for another 2h 0m").await;
     let include = ["another".to_owned()].into();
     let view =
         View { eligibility: Eligibility { include, ..Eligibility::default() }, ..View::default() };
@@ -140,8 +140,8 @@ pub async fn a_running_execution_is_explained<S: Subject>() {
     let own = world.submit(&"template-chain".into()).await;
     world.edit(&own, "status='running'").await;
     is(&world, &own, "run_by_orchestrator", "holds no lock").await;
-    world.foreign_lock(&own, "go-1", 300).await;
-    is(&world, &own, "run_by_orchestrator", "as go-1, whose lock holds for 4m 5").await;
+    world.foreign_lock(&own, "go-1", 330).await;
+    is(&world, &own, "run_by_orchestrator", "as go-1, whose lock holds for 5m ").await;
 }
 
 pub async fn an_execution_that_has_ended_is_explained<S: Subject>() {
