@@ -35,7 +35,7 @@ mod survey;
 mod takeover;
 mod unadmitted;
 pub mod world;
-mod writes;
+pub mod writes;
 
 /// A row by the names of its columns, each value as text.
 pub type Row = BTreeMap<String, Option<String>>;

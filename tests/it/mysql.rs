@@ -19,6 +19,7 @@ mod backlog;
 mod locked;
 mod network;
 mod odd;
+mod races;
 mod renewal;
 mod takeover;
 
@@ -227,6 +228,11 @@ on_both! {
     odd {
         the_reaper_spares_living_leases_under_every_sql_mode
         a_status_in_other_letters_is_met_like_any_other
+    }
+    races {
+        a_success_that_is_committed_during_a_takeover_is_not_run_again
+        a_write_that_waited_behind_a_takeover_is_refused
+        an_end_that_waited_behind_a_cancellation_is_recorded_as_cancelled
     }
     renewal {
         one_locked_lock_row_costs_no_other_lease

@@ -245,7 +245,8 @@ pub async fn of_a_renewal_and_a_takeover_at_one_moment_exactly_one_succeeds<S: S
         let b = who("b");
         let (renewal, batch) =
             tokio::join!(renew(&world.a, &claim, 2), world.b.take_over(&b, &due));
-        let taken = claims(batch.expect("a takeover")).len();
+        // One that met the renewal's own lock has put the execution off.
+        let taken = batch.expect("a takeover").claims.len();
         let (held, holder) = match renewal {
             Renewal::Held => (1, "a"),
             // Unanswered: the takeover has the row under its lock.

@@ -6,6 +6,7 @@ use orchestrator_worker::{
     domain::{
         execution::AttemptOutcome,
         id::{Beat, ExecutionId},
+        intake::Deferral,
         lease::Renewal,
         recovery::{Cause, Held, TakeOver},
     },
@@ -304,8 +305,14 @@ pub async fn a_success_at_the_moment_of_a_takeover_counts_or_is_refused<S: Subje
             started: vec![start(&claim, "two")],
             ..advance(&claim)
         };
-        let (answer, batch) =
-            tokio::join!(send(&world.a, &sent), b_takes(&world, seen, Cause::LeaseExpired));
+        let (answer, mut batch) =
+            tokio::join!(send(&world.a, &sent), b_takes(&world, seen.clone(), Cause::LeaseExpired));
+        if let Some((_, Deferral::Unwritable(_))) = batch.deferred.first() {
+            // It met that very write, and leaves what it was made to for others.
+            let due = [TakeOver { seen, cause: Cause::LeaseExpired }];
+            let third = world.subject.store().await;
+            batch = third.take_over(&who("c"), &due).await.expect("a takeover");
+        }
         let taken = only(batch);
         match answer {
             // Acknowledged: it never runs again. What it started is in flight.
