@@ -19,6 +19,7 @@ mod backlog;
 mod locked;
 mod network;
 mod odd;
+mod prepared;
 mod races;
 mod renewal;
 mod takeover;

@@ -76,11 +76,13 @@ pub(super) async fn admit(
 /// C3. Both lists of a CASE are numbers and ids of this very batch.
 async fn own(session: &mut Session, who: &Claimant, owned: &[Owned]) -> Result<(), Fault> {
     let lease = &owned[0].lease;
-    let unclean: Vec<&Owned> = owned.iter().filter(|it| it.unclean > 0).collect();
+    let unclean = rows::filled(owned.iter().filter(|it| it.unclean > 0));
     let plans: BTreeMap<&TemplateId, &PlanHash> = owned
         .iter()
         .filter_map(|it| Some((it.template.as_ref()?, it.recipe.new_plan.as_ref()?)))
         .collect();
+    let plans = rows::filled(plans);
+    let named = rows::filled(owned);
     let sql = format!(
         "UPDATE workflow_executions SET status='running', started_at=COALESCE(started_at, NOW(3)), \
          finished_at=NULL, error=NULL, updated_at=NOW(3), ow_not_before=NULL, ow_fence=?, \
@@ -88,9 +90,9 @@ async fn own(session: &mut Session, who: &Claimant, owned: &[Owned]) -> Result<(
          WHERE id IN ({}) AND ow_fence < ?",
         case("id", unclean.len(), "0"),
         case("template_id", plans.len(), "NULL"),
-        rows::marks(owned.len())
+        rows::marks(named.len())
     );
-    let update = made(sql).persistent(owned.len() == 1).bind(lease.fence.0);
+    let update = made(sql).bind(lease.fence.0);
     let update = update.bind(lease.owner.as_str()).bind(&who.uid).bind(lease.nonce.as_str());
     let update = unclean
         .iter()
@@ -98,7 +100,7 @@ async fn own(session: &mut Session, who: &Claimant, owned: &[Owned]) -> Result<(
     let update = plans
         .iter()
         .fold(update, |update, (template, plan)| update.bind(template.as_str()).bind(&plan.0[..]));
-    let update = owned.iter().fold(update, |update, it| update.bind(it.lease.execution.as_str()));
+    let update = named.iter().fold(update, |update, it| update.bind(it.lease.execution.as_str()));
     let matched = session.matched(update.bind(lease.fence.0)).await?;
     if matched == owned.len() as u64 {
         return Ok(());
@@ -118,12 +120,13 @@ fn case(column: &str, count: usize, other: &str) -> String {
 /// C4. Without the stamp an acknowledged success could land between the read and the first start.
 async fn stamp(session: &mut Session, owned: &[Owned]) -> Result<(), Fault> {
     let fence = owned[0].lease.fence;
+    let owned = rows::filled(owned);
     let sql = format!(
         "UPDATE workflow_step_executions SET ow_fence=? WHERE execution_id IN ({}) \
          AND (status IS NULL OR status NOT IN ('success','failed','skipped'))",
         rows::marks(owned.len())
     );
-    let update = made(sql).persistent(owned.len() == 1).bind(fence.0);
+    let update = made(sql).bind(fence.0);
     let update = owned.iter().fold(update, |update, it| update.bind(it.lease.execution.as_str()));
     // However many steps there are.
     session.matched(update).await?;
@@ -136,14 +139,14 @@ async fn read(
     owned: &[Owned],
 ) -> Result<BTreeMap<ExecutionId, Vec<StepRow>>, Fault> {
     let mut all: BTreeMap<ExecutionId, Vec<StepRow>> = BTreeMap::new();
+    let owned = rows::filled(owned);
     let sql = format!(
         "SELECT execution_id, id, step_id, status, \
          CASE WHEN status='failed' THEN LEFT(error, 1000) END, ow_attempt, ow_key_gen, \
          retry_count FROM workflow_step_executions WHERE execution_id IN ({})",
         rows::marks(owned.len())
     );
-    let ask = made(sql).persistent(owned.len() == 1);
-    let ask = owned.iter().fold(ask, |ask, it| ask.bind(it.lease.execution.as_str()));
+    let ask = owned.iter().fold(made(sql), |ask, it| ask.bind(it.lease.execution.as_str()));
     for row in session.rows(ask).await? {
         all.entry(rows::name(&row, 0)?.into()).or_default().push(step_row(&row)?);
     }

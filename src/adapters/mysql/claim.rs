@@ -179,7 +179,7 @@ async fn is_any_due(session: &mut Session, eligible: &Eligible) -> Result<bool, 
          AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{} LIMIT 1",
         eligible.sql()
     );
-    Ok(session.row(eligible.bind(made(sql).persistent(true))).await?.is_some())
+    Ok(session.row(eligible.bind(made(sql))).await?.is_some())
 }
 
 /// A row under this transaction's lock.
@@ -212,8 +212,7 @@ async fn pin(
          ORDER BY ow_due, id LIMIT ? FOR UPDATE SKIP LOCKED",
         eligible.sql()
     );
-    let ask = made(sql).persistent(only.is_none());
-    let ask = only.into_iter().fold(ask, |ask, id| ask.bind(id.as_str()));
+    let ask = only.into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
     let ask = eligible.bind(ask);
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     session.rows(ask.bind(limit)).await?.iter().map(pinned).collect()

@@ -115,12 +115,13 @@ impl Work for Find {
     async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault> {
         session.end(&self.connection).await?;
         session.begin().await?;
+        let executions = rows::filled(&self.executions);
         let sql = format!(
             "SELECT id, ow_fence, ow_claim FROM workflow_executions FORCE INDEX (PRIMARY) \
              WHERE id IN ({}) FOR UPDATE",
-            rows::marks(self.executions.len())
+            rows::marks(executions.len())
         );
-        let ask = self.executions.iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
+        let ask = executions.iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
         let found = session.rows(ask).await?;
         session.rollback().await?;
         found

@@ -94,8 +94,7 @@ async fn templates(session: &mut Session, eligibility: &Eligibility) -> Result<T
         sql += &rows::marks(names.len());
         sql += ")";
     }
-    let ask = made(sql).persistent(names.is_empty());
-    let ask = names.into_iter().fold(ask, sqlx::query::Query::bind);
+    let ask = names.into_iter().fold(made(sql), sqlx::query::Query::bind);
     let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
     for row in session.rows(ask).await? {
         let id = TemplateId::from(rows::name(&row, 0)?);

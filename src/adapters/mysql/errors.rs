@@ -139,6 +139,10 @@ fn of_number(number: u16, message: &str) -> Fault {
             Fault::Disconnected(text)
         }
         1040 | 1203 | 1226 => Fault::Busy(format!("the server has no room: {text}")),
+        1461 => Fault::Busy(format!(
+            "the server keeps no more prepared statements for anybody; raise its \
+             max_prepared_stmt_count, of which a busy worker needs about 200: {text}"
+        )),
         1176 => Fault::Busy(format!("a key is being rebuilt, or `migrate` has not run: {text}")),
         1054 | 1146 => Fault::NotMigrated,
         1044 | 1045 | 1142 | 1143 | 1227 | 1370 => {
@@ -219,7 +223,7 @@ mod tests {
         means(&[2006, 2013, 1047, 1053, 1317, 4031], |f| {
             f.costs_the_connection() && matches!(f.clone().while_committing(), Fault::Unknown(_))
         });
-        means(&[1040, 1203, 1226], |f| {
+        means(&[1040, 1203, 1226, 1461], |f| {
             matches!(StoreError::from(f.clone()), StoreError::Unavailable(_))
         });
         means(&[1142, 1143, 1045, 1054, 1146, 1449, 1665], |f| {

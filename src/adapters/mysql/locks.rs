@@ -37,40 +37,35 @@ pub(super) async fn take_free(
     keys: &BTreeSet<LockKey>,
     taking: &Taking<'_>,
 ) -> Result<BTreeSet<LockKey>, Fault> {
-    clear_dead(session, facts, keys).await?;
-    insert_free(session, keys, taking).await?;
+    let keys = rows::filled(keys);
+    clear_dead(session, facts, &keys).await?;
+    insert_free(session, &keys, taking).await?;
     let sql = format!(
         "SELECT lock_key FROM distributed_locks FORCE INDEX ({}) WHERE lock_key IN ({}) \
          AND owner=? AND ow_fence=?",
         facts.lock_key_index,
         rows::marks(keys.len())
     );
-    let ask =
-        keys.iter().fold(made(sql).persistent(keys.len() == 1), |ask, key| ask.bind(key.as_str()));
+    let ask = keys.iter().fold(made(sql), |ask, key| ask.bind(key.as_str()));
     let won = session.rows(ask.bind(taking.owner).bind(taking.fence.0)).await?;
     won.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
 }
 
-async fn clear_dead(
-    session: &mut Session,
-    facts: &Facts,
-    keys: &BTreeSet<LockKey>,
-) -> Result<(), Fault> {
+async fn clear_dead(session: &mut Session, facts: &Facts, keys: &[&LockKey]) -> Result<(), Fault> {
     let sql = format!(
         "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) \
          AND (expires_at <= NOW(3) OR owner LIKE '~%')",
         facts.lock_key_index,
         rows::marks(keys.len())
     );
-    let delete = made(sql).persistent(keys.len() == 1);
-    session.matched(keys.iter().fold(delete, |delete, key| delete.bind(key.as_str()))).await?;
+    session.matched(keys.iter().fold(made(sql), |delete, key| delete.bind(key.as_str()))).await?;
     Ok(())
 }
 
 /// IGNORE: a key that another holds is simply not won.
 async fn insert_free(
     session: &mut Session,
-    keys: &BTreeSet<LockKey>,
+    keys: &[&LockKey],
     taking: &Taking<'_>,
 ) -> Result<(), Fault> {
     let row = "(?, ?, NOW(3)+INTERVAL ? MICROSECOND, NOW(3), NOW(3), ?, ?)";
@@ -79,8 +74,7 @@ async fn insert_free(
          ow_fence, ow_beat) VALUES {}",
         rows::joined(keys.len(), row, ", ")
     );
-    let insert = made(sql).persistent(keys.len() == 1);
-    let insert = keys.iter().fold(insert, |insert, key| {
+    let insert = keys.iter().fold(made(sql), |insert, key| {
         let insert = insert.bind(key.as_str()).bind(taking.owner);
         insert.bind(micros(taking.ttl)).bind(taking.fence.0).bind(taking.beat.0)
     });
@@ -149,6 +143,7 @@ pub(super) async fn give_up(
     owner: &Owner,
     fence: Fence,
 ) -> Result<(), Fault> {
+    let keys = rows::filled(keys);
     let sql = format!(
         "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) AND owner=? \
          AND ow_fence=?",

@@ -49,7 +49,7 @@ impl Work for Orphans {
              l.ow_fence=0 AND l.expires_at <= NOW(3)) LIMIT ?",
             facts.lock_key_of_e
         ));
-        let ask = ask.persistent(true).bind(locks::micros(ORCHESTRATOR_SILENT)).bind(MOST);
+        let ask = ask.bind(locks::micros(ORCHESTRATOR_SILENT)).bind(MOST);
         let held = |row| {
             Ok(Held {
                 execution: rows::name(row, 0)?.into(),

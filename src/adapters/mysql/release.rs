@@ -136,6 +136,7 @@ impl Work for Reap {
         }
         let mut keys = found.iter().map(|row| rows::name(row, 0)).collect::<Result<Vec<_>, _>>()?;
         keys.sort();
+        let keys = rows::filled(keys);
         let sql = format!(
             "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) \
              AND (owner LIKE '~%' OR LEFT(lock_key, 19) <> 'workflow_execution:') \

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Leases a statement at most.
-const CHUNK: usize = 1_000;
+const CHUNK: usize = 1_024;
 
 /// One answer a lease, in their order.
 pub(super) async fn renew(
@@ -163,21 +163,21 @@ impl RenewWork {
 
     async fn extend_free(&self, session: &mut Session, facts: &Facts) -> Result<Extended, Fault> {
         session.begin().await?;
+        let asked = rows::filled(&self.leases);
         let sql = format!(
             "SELECT lock_key FROM distributed_locks FORCE INDEX ({}) WHERE owner=? AND ({}) \
              ORDER BY lock_key FOR UPDATE SKIP LOCKED",
             facts.lock_key_index,
-            key_and_fence(self.leases.len())
+            key_and_fence(asked.len())
         );
-        let all = self.leases.iter().collect::<Vec<_>>();
-        let ask = bind_keys(made(sql).bind(self.owner().as_str()), &all);
+        let ask = bind_keys(made(sql).bind(self.owner().as_str()), &asked);
         let free = session.rows(ask).await?;
         let free = free
             .iter()
             .map(|row| Ok(LockKey::from(rows::name(row, 0)?)))
             .collect::<Result<BTreeSet<_>, Fault>>()?;
         let reached: Vec<&Lease> =
-            all.into_iter().filter(|lease| free.contains(&key_of(lease))).collect();
+            self.leases.iter().filter(|lease| free.contains(&key_of(lease))).collect();
         if !reached.is_empty() {
             session.matched(self.update(facts, &reached)).await?;
         }
@@ -186,6 +186,7 @@ impl RenewWork {
     }
 
     fn update(&self, facts: &Facts, leases: &[&Lease]) -> Sql<'static> {
+        let leases = rows::filled(leases.iter().copied());
         let sql = format!(
             "UPDATE distributed_locks FORCE INDEX ({}) \
              SET expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3), ow_beat=? \
@@ -193,9 +194,8 @@ impl RenewWork {
             facts.lock_key_index,
             key_and_fence(leases.len())
         );
-        let update = made(sql).persistent(leases.len() == 1);
-        let update = update.bind(locks::micros(self.ttl)).bind(self.beat.0);
-        bind_keys(update.bind(self.owner().to_string()), leases)
+        let update = made(sql).bind(locks::micros(self.ttl)).bind(self.beat.0);
+        bind_keys(update.bind(self.owner().to_string()), &leases)
     }
 
     async fn lock_rows(
@@ -203,14 +203,14 @@ impl RenewWork {
         session: &mut Session,
         facts: &Facts,
     ) -> Result<BTreeMap<LockKey, (String, Fence)>, Fault> {
+        let leases = rows::filled(&self.leases);
         let sql = format!(
             "SELECT lock_key, owner, ow_fence FROM distributed_locks FORCE INDEX ({}) \
              WHERE lock_key IN ({})",
             facts.lock_key_index,
-            rows::marks(self.leases.len())
+            rows::marks(leases.len())
         );
-        let ask =
-            self.leases.iter().fold(made(sql), |ask, lease| ask.bind(key_of(lease).to_string()));
+        let ask = leases.iter().fold(made(sql), |ask, lease| ask.bind(key_of(lease).to_string()));
         let found = session.rows(ask).await?;
         found
             .iter()
@@ -290,14 +290,14 @@ async fn read(
     leases: &[Lease],
     lock: &'static str,
 ) -> Result<BTreeMap<ExecutionId, Holding>, Fault> {
+    let leases = rows::filled(leases);
     let sql = format!(
         "SELECT id, {}, ow_fence, ow_claim, ow_owner FROM workflow_executions \
          FORCE INDEX (PRIMARY) WHERE id IN ({}) ORDER BY id{lock}",
         rows::status("status"),
         rows::marks(leases.len())
     );
-    let ask = made(sql).persistent(leases.len() == 1);
-    let ask = leases.iter().fold(ask, |ask, lease| ask.bind(lease.execution.as_str()));
+    let ask = leases.iter().fold(made(sql), |ask, lease| ask.bind(lease.execution.as_str()));
     let found = session.rows(ask).await?;
     let holding = |row: &MySqlRow| {
         let holding = Holding {

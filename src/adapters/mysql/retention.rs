@@ -77,6 +77,7 @@ async fn delete(
     column: &str,
     executions: &[ExecutionId],
 ) -> Result<u64, Fault> {
+    let executions = rows::filled(executions);
     let sql = format!("DELETE FROM {table} WHERE {column} IN ({})", rows::marks(executions.len()));
     session.matched(executions.iter().fold(made(sql), |sql, id| sql.bind(id.as_str()))).await
 }

@@ -80,6 +80,23 @@ pub(super) fn joined(count: usize, item: &str, between: &str) -> String {
     vec![item; count].join(between)
 }
 
+/// The items of a list, and the last one again until the list has one of a few lengths: so the server
+/// keeps few statements prepared, whatever the lengths of the lists. For lists in which an item may
+/// stand twice.
+pub(super) fn filled<T: Clone>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.into_iter().collect();
+    if let Some(last) = items.last().cloned() {
+        items.resize(filled_len(items.len()), last);
+    }
+    items
+}
+
+/// 1, 2, 4, 16, 64, 256 …
+const fn filled_len(count: usize) -> usize {
+    let two_to = count.next_power_of_two();
+    if two_to > 2 && two_to.trailing_zeros() % 2 == 1 { two_to * 2 } else { two_to }
+}
+
 /// A name as an identifier in a statement.
 pub(super) fn quoted(identifier: &str) -> String {
     format!("`{}`", identifier.replace('`', "``"))
@@ -88,6 +105,14 @@ pub(super) fn quoted(identifier: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_all_lengths_have_few_lengths_once_they_are_filled() {
+        let filled: Vec<usize> =
+            [0, 1, 2, 3, 4, 5, 16, 17, 65, 256, 257].map(|count| filled(0..count).len()).to_vec();
+        assert_eq!(filled, [0, 1, 2, 4, 4, 16, 16, 64, 256, 256, 1024]);
+        assert_eq!(super::filled(["a", "b", "c"]), ["a", "b", "c", "c"]);
+    }
 
     #[test]
     fn an_identifier_cannot_end_its_own_quotes() {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Rows a statement at most.
-const CHUNK: usize = 500;
+const CHUNK: usize = 256;
 
 /// One write to one step row. In this order where several go to one row.
 #[derive(Clone, Copy)]
@@ -88,6 +88,7 @@ pub(super) async fn lock_at_once<'a>(
     let mut all: Vec<_> = writes.collect();
     all.sort_by(|(a, x), (b, y)| (&a.execution, x.step()).cmp(&(&b.execution, y.step())));
     for chunk in all.chunks(CHUNK) {
+        let chunk = rows::filled(chunk);
         let sql = format!(
             "SELECT COUNT(*) FROM workflow_step_executions FORCE INDEX (PRIMARY) WHERE id IN ({}) \
              FOR UPDATE NOWAIT",
@@ -146,6 +147,7 @@ async fn start(
     first: &StepStart,
     writes: &[Leased<'_>],
 ) -> Result<u64, Fault> {
+    let writes = rows::filled(writes);
     let sql = format!(
         "UPDATE workflow_step_executions FORCE INDEX (PRIMARY) SET status='running', \
          started_at=COALESCE(started_at, NOW(3)), finished_at=NULL, updated_at=NOW(3), \
@@ -154,8 +156,7 @@ async fn start(
          AND ow_attempt IN (?, ?)",
         id_and_fence(writes.len())
     );
-    let update = made(sql).persistent(writes.len() == 1);
-    let update = update.bind(first.attempt).bind(first.key_gen).bind(first.retry_count);
+    let update = made(sql).bind(first.attempt).bind(first.key_gen).bind(first.retry_count);
     let update = writes
         .iter()
         .fold(update, |update, (lease, write)| update.bind(write.step()).bind(lease.fence.0));
@@ -163,6 +164,7 @@ async fn start(
 }
 
 async fn skip(session: &mut Session, reason: &str, writes: &[Leased<'_>]) -> Result<u64, Fault> {
+    let writes = rows::filled(writes);
     let sql = format!(
         "UPDATE workflow_step_executions FORCE INDEX (PRIMARY) SET status='skipped', error=?, \
          finished_at=NOW(3), updated_at=NOW(3) WHERE ({}) \
@@ -211,6 +213,7 @@ async fn record(session: &mut Session, writes: &[Leased<'_>]) -> Result<(), Faul
     let mut attempts: Vec<_> = writes.iter().filter_map(AttemptRow::of).collect();
     attempts.sort_by_key(|row| (row.step, row.attempt));
     for chunk in attempts.chunks(CHUNK) {
+        let chunk = rows::filled(chunk);
         let sql = format!(
             "INSERT INTO ow_attempts(execution_id, step_execution_id, attempt, fence, owner, \
              started_at, finished_at, outcome, cause) VALUES {} ON DUPLICATE KEY UPDATE \
@@ -218,8 +221,7 @@ async fn record(session: &mut Session, writes: &[Leased<'_>]) -> Result<(), Faul
              outcome=COALESCE(outcome, VALUES(outcome)), cause=COALESCE(cause, VALUES(cause))",
             rows::joined(chunk.len(), "(?, ?, ?, ?, ?, NOW(3), IF(?, NOW(3), NULL), ?, ?)", ", ")
         );
-        let insert = made(sql).persistent(chunk.len() <= 2);
-        let insert = chunk.iter().fold(insert, |insert, row| {
+        let insert = chunk.iter().fold(made(sql), |insert, row| {
             let lease = row.lease;
             insert
                 .bind(lease.execution.as_str())

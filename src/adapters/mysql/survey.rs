@@ -49,7 +49,7 @@ impl Work for Survey {
             rows::status("e.status"),
             facts.lock_key_of_e
         );
-        session.rows(made(sql).persistent(true)).await?.iter().map(held).collect()
+        session.rows(made(sql)).await?.iter().map(held).collect()
     }
 }
 
@@ -134,7 +134,7 @@ async fn backlog(session: &mut Session, facts: &Facts) -> Result<(u64, Duration)
          FROM workflow_executions FORCE INDEX (ow_poll) WHERE status='pending'{}",
         is_backlog()
     ));
-    let row = one(session, ask.persistent(true).bind(&facts.backlog_before)).await?;
+    let row = one(session, ask.bind(&facts.backlog_before)).await?;
     Ok((number(&row, 0)?, micros(rows::number(&row, 1)?)))
 }
 

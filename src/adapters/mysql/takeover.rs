@@ -94,15 +94,16 @@ type Backoffs = Vec<(ExecutionId, Duration)>;
 impl TakeOverWork {
     /// Locks those rows that are still as seen; others are somebody's business by now.
     async fn pin(&self, session: &mut Session) -> Result<BTreeMap<ExecutionId, Pinned>, Fault> {
+        let due = rows::filled(&self.due);
         let sql = format!(
             "SELECT id, template_id, ow_plan, ow_claims, {AGE}, \
              CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',\
              UTC_TIMESTAMP(6))) AS UNSIGNED) FROM workflow_executions FORCE INDEX (PRIMARY) \
              WHERE status='running' AND ow_fence < 9000000000000000000 AND ({}) ORDER BY id \
              FOR UPDATE SKIP LOCKED",
-            rows::joined(self.due.len(), "(id=? AND ow_fence=? AND ow_owner=?)", " OR ")
+            rows::joined(due.len(), "(id=? AND ow_fence=? AND ow_owner=?)", " OR ")
         );
-        let ask = self.due.iter().fold(made(sql).persistent(self.due.len() == 1), |ask, one| {
+        let ask = due.iter().fold(made(sql), |ask, one| {
             ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0).bind(one.seen.by.word())
         });
         session.rows(ask).await?.iter().map(pinned).collect()
@@ -224,7 +225,7 @@ async fn progressed<'a>(
     session: &mut Session,
     won: impl Iterator<Item = &'a TakeOver>,
 ) -> Result<BTreeSet<ExecutionId>, Fault> {
-    let lost: Vec<&TakeOver> = won.filter(|one| !one.cause.is_clean()).collect();
+    let lost = rows::filled(won.filter(|one| !one.cause.is_clean()));
     if lost.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -233,9 +234,9 @@ async fn progressed<'a>(
          status IN ('success','failed') AND ({})",
         rows::joined(lost.len(), "(execution_id=? AND ow_fence=?)", " OR ")
     );
-    let ask = lost.iter().fold(made(sql).persistent(lost.len() == 1), |ask, one| {
-        ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0)
-    });
+    let ask = lost
+        .iter()
+        .fold(made(sql), |ask, one| ask.bind(one.seen.execution.as_str()).bind(one.seen.fence.0));
     session.rows(ask).await?.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
 }
 

@@ -78,7 +78,7 @@ async fn planned(
     let shared = session.shared.clone();
     let mut known: BTreeMap<PlanHash, Checked> =
         hashes.iter().filter_map(|hash| Some((*hash, shared.plans.get(hash)?))).collect();
-    let unknown: Vec<&PlanHash> = hashes.iter().filter(|hash| !known.contains_key(hash)).collect();
+    let unknown = rows::filled(hashes.iter().filter(|hash| !known.contains_key(hash)));
     if !unknown.is_empty() {
         let sql =
             format!("SELECT plan FROM ow_plans WHERE sha256 IN ({})", rows::marks(unknown.len()));
@@ -150,15 +150,16 @@ pub(super) async fn definitions(
     if templates.is_empty() {
         return Ok(read);
     }
+    let asked = rows::filled(templates);
     let sql = format!(
         "SELECT t.id, t.name, ts.step_id, s.id, s.name, s.executor_type, s.http_method, s.http_url, \
          s.http_headers, s.http_body, s.shell_script, s.shell_env, s.parameters, s.timeout, \
          s.retries, ts.dependencies, ts.run_mode, ts.on_failure, ts.`order` \
          FROM workflow_templates t LEFT JOIN workflow_template_steps ts ON ts.template_id=t.id \
          LEFT JOIN steps s ON s.id=ts.step_id WHERE t.id IN ({})",
-        rows::marks(templates.len())
+        rows::marks(asked.len())
     );
-    let ask = templates.iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
+    let ask = asked.iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
     for row in session.rows(ask).await? {
         let template = TemplateId::from(rows::name(&row, 0)?);
         let name = rows::name(&row, 1)?;

@@ -12,7 +12,7 @@ use crate::{
         lane::Lanes,
         mysql::{
             errors::Fault,
-            facts, rows,
+            facts,
             session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
@@ -20,9 +20,6 @@ use crate::{
     domain::id::{ExecutionId, TemplateId},
     ports::control::{ControlError, Start, Submission, Submitted, UnixMillis},
 };
-
-/// Rows a statement at most.
-const CHUNK: usize = 500;
 
 pub(in crate::adapters::mysql) async fn submit(
     lanes: &Lanes<Entrance>,
@@ -105,7 +102,7 @@ impl Submit {
             "INSERT INTO workflow_executions(id, template_id, status, created_by, created_at, \
              updated_at, ow_not_before) VALUES (?, ?, 'pending', ?, NOW(3), NOW(3), {not_before})"
         ));
-        let insert = insert.persistent(true).bind(self.execution.as_str()).bind(template.as_str());
+        let insert = insert.bind(self.execution.as_str()).bind(template.as_str());
         let insert = insert.bind(&self.submission.created_by);
         let insert = micros.into_iter().fold(insert, sqlx::query::Query::bind);
         match session.matched(insert).await {
@@ -120,25 +117,14 @@ impl Submit {
         session: &mut Session,
         template: &TemplateId,
     ) -> Result<(), Fault> {
-        let ask = fixed(
-            "SELECT step_id FROM workflow_template_steps WHERE template_id=? \
-             ORDER BY `order`, step_id",
+        let insert = fixed(
+            "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, retry_count, \
+             created_at, updated_at) SELECT UUID(), ?, step_id, 'pending', 0, NOW(3), NOW(3) \
+             FROM workflow_template_steps WHERE template_id=? ORDER BY `order`, step_id",
         );
-        let steps = session.rows(ask.bind(template.as_str())).await?;
-        let steps = steps.iter().map(|row| rows::text(row, 0)).collect::<Result<Vec<_>, _>>()?;
-        for chunk in steps.chunks(CHUNK) {
-            let row = "(?, ?, ?, 'pending', 0, NOW(3), NOW(3))";
-            let sql = format!(
-                "INSERT INTO workflow_step_executions(id, execution_id, step_id, status, \
-                 retry_count, created_at, updated_at) VALUES {}",
-                rows::joined(chunk.len(), row, ", ")
-            );
-            let insert = chunk.iter().fold(made(sql), |insert, step| {
-                let id = Uuid::new_v4().to_string();
-                insert.bind(id).bind(self.execution.as_str()).bind(step)
-            });
-            session.matched(insert).await?;
-        }
+        let insert = insert.bind(self.execution.as_str()).bind(template.as_str());
+        // However many steps there are.
+        session.matched(insert).await?;
         Ok(())
     }
 }
