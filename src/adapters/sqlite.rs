@@ -22,6 +22,7 @@ mod schema;
 mod session;
 mod steps;
 mod takeover;
+mod taking;
 mod templates;
 
 use std::{

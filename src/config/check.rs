@@ -114,7 +114,7 @@ fn eligibility(settings: &Settings, origins: &Origins) -> Result<Eligibility, Co
             return Err(ConfigError::invalid(origins, "claim.backlog", problem));
         }
     };
-    Ok(Eligibility { include, exclude, backlog })
+    Ok(Eligibility { include, exclude, backlog, one_per_template: claim.one_per_template })
 }
 
 fn retention(settings: &Settings, origins: &Origins) -> Result<Retention, ConfigError> {

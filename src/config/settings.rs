@@ -55,6 +55,8 @@ level!(Claim {
     exclude: Option<Names> = None,
     /// `hold` or `run`: rows that were a day old when the tables were first migrated.
     backlog: String = "hold".into(),
+    /// Of each template one execution at a time, under the lock of the template.
+    one_per_template: bool = false,
     /// Take over what the orchestrator itself has left running, its lock expired.
     adopt_orphans_of_go_service: bool = false,
 });

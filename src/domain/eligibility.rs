@@ -1,12 +1,15 @@
 //! Which pending executions a worker may claim: templates that are let in or kept out by name,
-//! templates that are paused, and the backlog.
+//! templates that are paused or busy, and the backlog.
 //!
 //! **Invariant:** what is kept out by any rule is kept out; no rule ever lets in what another keeps
 //! out.
 
 use std::collections::BTreeSet;
 
-use super::id::TemplateId;
+use super::{
+    id::{LockKey, TemplateId},
+    intake::Deferral,
+};
 
 /// In the column of a pause: every template.
 pub const ALL_TEMPLATES: &str = "*";
@@ -19,6 +22,9 @@ pub struct Eligibility {
     /// Names of templates that are not claimed.
     pub exclude: BTreeSet<String>,
     pub backlog: Backlog,
+    /// An execution is claimed together with the lock of its template, so that a template has one
+    /// at a time.
+    pub one_per_template: bool,
 }
 
 /// What becomes of rows that were a day old already when the tables were first migrated: nobody
@@ -47,8 +53,27 @@ impl Eligibility {
         self.include.iter().chain(&self.exclude).map(String::as_str)
     }
 
+    /// The lock that an execution of this template needs beside its own.
+    pub fn template_key(&self, template: Option<&TemplateId>) -> Option<LockKey> {
+        template.filter(|_| self.one_per_template).map(LockKey::of_template)
+    }
+
+    /// Gives an execution the lock of its template out of those that were won: whoever asks first
+    /// gets it. Returns what it holds then, and why it cannot be claimed without.
+    pub fn give_template(
+        &self,
+        template: Option<&TemplateId>,
+        won: &mut BTreeSet<LockKey>,
+    ) -> (Option<TemplateId>, Option<Deferral>) {
+        match self.template_key(template) {
+            None => (None, None),
+            Some(key) if won.remove(&key) => (template.cloned(), None),
+            Some(_) => (None, Some(Deferral::TemplateBusy)),
+        }
+    }
+
     /// `named` are the templates that have one of [`Eligibility::names`]; `paused` are template ids,
-    /// or [`ALL_TEMPLATES`].
+    /// those of busy ones among them, or [`ALL_TEMPLATES`].
     pub fn templates(
         &self,
         named: &[(TemplateId, String)],
@@ -92,6 +117,21 @@ mod tests {
 
     fn ids(ids: &[&str]) -> BTreeSet<TemplateId> {
         ids.iter().map(|id| TemplateId::from(*id)).collect()
+    }
+
+    #[test]
+    fn a_template_that_was_won_goes_to_the_execution_that_comes_first() {
+        let [one, two] = [1, 2].map(|id: u8| TemplateId::from(id.to_string()));
+        let mut won = BTreeSet::from([LockKey::of_template(&one)]);
+        let set = Eligibility { one_per_template: true, ..Eligibility::default() };
+        assert_eq!(set.give_template(None, &mut won), (None, None));
+        assert_eq!(set.give_template(Some(&one), &mut won), (Some(one.clone()), None));
+        for id in [&one, &two] {
+            let busy = (None, Some(Deferral::TemplateBusy));
+            assert_eq!(set.give_template(Some(id), &mut won), busy, "{id}");
+        }
+        let unset = Eligibility::default();
+        assert_eq!(unset.give_template(Some(&two), &mut won), (None, None));
     }
 
     #[test]

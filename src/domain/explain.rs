@@ -33,6 +33,7 @@ pub struct Facts {
     pub template: String,
     pub paused: Option<Paused>,
     pub lock: Option<LockFact>,
+    pub template_lock: Option<LockFact>,
     /// In the order in which they are taken.
     pub steps: Vec<StepFact>,
     /// What it would run, or why that cannot be run.
@@ -70,7 +71,7 @@ pub enum Paused {
     All,
 }
 
-/// The execution's lock row.
+/// The lock row of the execution, or of its template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockFact {
     pub owner: String,
@@ -82,6 +83,19 @@ pub struct LockFact {
     pub ttl: Duration,
     /// `None`: it has expired.
     pub expires_in: Option<Duration>,
+}
+
+impl LockFact {
+    /// Who keeps others away, and for how long if nobody renews it.
+    fn holder(&self) -> Option<(&str, Duration)> {
+        let expires_in = self.expires_in.filter(|_| !self.owner.starts_with('~'))?;
+        Some((&self.owner, expires_in))
+    }
+
+    /// Of a template: a worker's stands until its execution is taken over, any other while it holds.
+    fn keeps_template(&self) -> bool {
+        !self.owner.starts_with('~') && (self.fence > Fence(0) || self.expires_in.is_some())
+    }
 }
 
 /// A step's row.
@@ -143,7 +157,7 @@ fn unknown_state(because: &str) -> Explanation {
 
 fn pending(facts: &Facts, view: &View) -> Explanation {
     kept_out(facts, view)
-        .or_else(|| locked(facts))
+        .or_else(|| locked(facts, view))
         .or_else(|| not_runnable(facts, view))
         .unwrap_or_else(|| waiting(facts))
 }
@@ -202,16 +216,24 @@ fn kept_out(facts: &Facts, view: &View) -> Option<Explanation> {
     })
 }
 
-fn locked(facts: &Facts) -> Option<Explanation> {
-    let lock = facts.lock.as_ref()?;
-    let expires_in = lock.expires_in.filter(|_| !lock.owner.starts_with('~'))?;
+/// By its own lock, or by that of its template where each is to have one execution at a time.
+fn locked(facts: &Facts, view: &View) -> Option<Explanation> {
+    if let Some((owner, expires_in)) = facts.lock.as_ref().and_then(LockFact::holder) {
+        return Some(Explanation::new(
+            "locked",
+            format!("its lock is held by {owner}"),
+            format!(
+                "it is claimed when the lock is released, or in {} at the latest",
+                shown(expires_in)
+            ),
+        ));
+    }
+    let template_lock = facts.template_lock.as_ref().filter(|_| view.eligibility.one_per_template);
+    let owner = &template_lock.filter(|lock| lock.keeps_template())?.owner;
     Some(Explanation::new(
-        "locked",
-        format!("its lock is held by {}", lock.owner),
-        format!(
-            "it is claimed when the lock is released, or in {} at the latest",
-            shown(expires_in)
-        ),
+        "template_busy",
+        format!("{owner} runs another execution of its template {:?}", facts.template),
+        "with claim.one_per_template it is claimed when that one has ended, whoever ends it",
     ))
 }
 
@@ -441,6 +463,7 @@ mod tests {
             template: "report".into(),
             paused: None,
             lock: None,
+            template_lock: None,
             steps: vec![step("noop", "pending"), step("echo", "pending")],
             workflow: Ok(workflow()),
             workers: 2,
@@ -480,6 +503,22 @@ mod tests {
         is(&paused(Paused::Template), "paused", "\"report\"", "resume");
         let fence = Fence(Fence::CEILING);
         is(&Facts { fence, ..facts() }, "fence_exhausted", "9000", "submit");
+    }
+
+    #[test]
+    fn a_pending_one_waits_for_its_template_only_where_that_is_set() {
+        let facts = Facts { template_lock: Some(lock("worker-1", 3, Some(27))), ..facts() };
+        is(&facts, "waiting", "next in line", "free slot");
+        let eligibility = Eligibility { one_per_template: true, ..Eligibility::default() };
+        let view = View { eligibility, ..view() };
+        let explanation = explain(&facts, &view);
+        assert_eq!(explanation.reason, "template_busy");
+        assert!(explanation.because.contains("worker-1 runs another"), "{explanation:?}");
+        let dead = Facts { template_lock: Some(lock("worker-1", 31, None)), ..facts.clone() };
+        assert_eq!(explain(&dead, &view).reason, "template_busy");
+        let expired = LockFact { fence: Fence(0), ..lock("go-1", 31, None) };
+        let expired = Facts { template_lock: Some(expired), ..facts };
+        assert_eq!(explain(&expired, &view).reason, "waiting");
     }
 
     #[test]

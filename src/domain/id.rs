@@ -67,6 +67,11 @@ impl LockKey {
     pub fn of_execution(id: &ExecutionId) -> Self {
         Self(format!("workflow_execution:{id}").into())
     }
+
+    /// The key that the orchestrator uses for a template: `workflow_template:{id}`.
+    pub fn of_template(id: &TemplateId) -> Self {
+        Self(format!("workflow_template:{id}").into())
+    }
 }
 
 /// Owner written on what was handed back: anyone may take it at once.

@@ -105,6 +105,8 @@ pub struct Admitted {
 pub enum Deferral {
     #[error("its lock is held by another")]
     Locked,
+    #[error("the lock of its template is held by another")]
+    TemplateBusy,
     #[error("its step rows are not all there yet")]
     HalfMade,
     #[error("this worker does not know {0}")]
@@ -121,7 +123,11 @@ impl Deferral {
             Self::Unknown(_) if unknown_for >= unknown_after => {
                 Some(format!("{self}, and no newer one has taken it"))
             }
-            Self::Unknown(_) | Self::HalfMade | Self::Locked | Self::Unwritable(_) => None,
+            Self::Unknown(_)
+            | Self::HalfMade
+            | Self::Locked
+            | Self::TemplateBusy
+            | Self::Unwritable(_) => None,
         }
     }
 }
@@ -226,7 +232,10 @@ impl Deferrals {
         waiting.last = now;
         waiting.unknown_since = match deferral {
             Deferral::Unknown(_) => waiting.unknown_since.or(Some(now)),
-            Deferral::Locked | Deferral::HalfMade | Deferral::Unwritable(_) => None,
+            Deferral::Locked
+            | Deferral::TemplateBusy
+            | Deferral::HalfMade
+            | Deferral::Unwritable(_) => None,
         };
         let backoff = (Self::FIRST * (1 << waiting.deferrals.min(5))).min(Self::LONGEST);
         waiting.deferrals = waiting.deferrals.saturating_add(1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     execution::ExecutionState,
-    id::{ExecutionId, Fence, Nonce, Owner},
+    id::{ExecutionId, Fence, LockKey, Nonce, Owner, TemplateId},
 };
 
 /// A claim on one execution, as written on its rows. Every write carries fence and nonce.
@@ -17,6 +17,8 @@ pub struct Lease {
     pub owner: Owner,
     pub fence: Fence,
     pub nonce: Nonce,
+    /// Its template, where the lock of that is held with it (`claim.one_per_template`).
+    pub template: Option<TemplateId>,
 }
 
 /// What a renewal found.
@@ -44,6 +46,12 @@ pub struct Holding {
 }
 
 impl Lease {
+    /// The keys of its lock rows, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = LockKey> {
+        let template = self.template.as_ref().map(LockKey::of_template);
+        [LockKey::of_execution(&self.execution)].into_iter().chain(template)
+    }
+
     /// How the lease stands by its execution's row alone; `None` if there is no such row.
     ///
     /// Only the claim that a row carries changes its owner column, so if that is no longer ours
@@ -171,6 +179,7 @@ mod tests {
             owner: Owner::try_new("a").expect("a name"),
             fence: Fence(7),
             nonce: "n".into(),
+            template: None,
         };
         for (status, fence, nonce, by, expected) in [
             ("running", 7, "n", "a", Renewal::Held),

@@ -25,6 +25,7 @@ mod live;
 mod look;
 mod many;
 mod oddities;
+mod one_per_template;
 mod poison;
 mod release;
 mod renew;
@@ -206,6 +207,19 @@ macro_rules! contract {
                 oddities {
                     what_the_orchestrator_left_running_is_adopted_when_its_lock_has_expired
                     a_status_that_there_is_not_is_failed_when_nobody_has_touched_it
+                }
+                one_per_template {
+                    of_one_template_one_execution_is_claimed_and_the_next_when_it_has_ended
+                    many_of_a_busy_template_keep_no_other_from_being_claimed
+                    a_template_that_the_orchestrator_has_locked_waits_for_it
+                    an_execution_that_another_has_locked_keeps_no_template_locked
+                    what_is_refused_or_deferred_keeps_no_template_locked
+                    the_lock_of_a_template_is_renewed_and_put_back_with_its_executions
+                    a_template_is_handed_back_and_taken_over_with_its_execution
+                    a_dead_owners_template_waits_for_the_takeover_however_long
+                    the_lock_of_a_template_whose_execution_is_gone_is_reaped
+                    whoever_is_not_set_to_lock_templates_frees_those_of_the_dead
+                    a_cancelled_execution_frees_its_template_whoever_ends_it
                 }
                 live {
                     what_a_step_has_printed_is_seen_while_it_runs_and_its_end_has_the_last_word

@@ -18,6 +18,7 @@ mod http;
 mod keys;
 mod logs;
 mod mysql;
+mod one_per_template;
 mod openmetrics;
 mod plan_cost;
 mod process;

@@ -35,6 +35,8 @@ pub(super) struct Owned {
     pub age: Duration,
     /// Its unclean ends in a row (`ow_claims`), from now on.
     pub unclean: u32,
+    /// Why it is not even looked at.
+    pub hindrance: Option<Deferral>,
 }
 
 /// What was decided, in the order of the executions.
@@ -172,7 +174,11 @@ async fn decide(
     step_rows: Vec<StepRow>,
     decided: &mut Decided,
 ) -> Result<(), Fault> {
-    let Owned { lease, recipe, kind, age, .. } = one;
+    let Owned { lease, recipe, kind, age, hindrance, .. } = one;
+    if let Some(deferral) = hindrance {
+        defer(session, who, lease, deferral, decided);
+        return Ok(());
+    }
     let workflow = match recipe.workflow {
         Ok(workflow) => workflow,
         Err(reason) => {

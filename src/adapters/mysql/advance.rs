@@ -20,7 +20,7 @@ use crate::{
     adapters::{lane::Lanes, texts},
     domain::{
         execution::{AttemptOutcome, ExecutionState},
-        id::{FINISHED, LockKey},
+        id::FINISHED,
         lease::Lease,
         plan::Finish,
     },
@@ -160,6 +160,7 @@ impl Work for Together {
         for (lease, _) in ending() {
             locks::mark(session, lease, FINISHED).await?;
         }
+        locks::free_templates(session, ending().map(|(lease, _)| lease)).await?;
         if !steps::write(session, self.advances.iter().flat_map(writes).collect()).await? {
             session.rollback().await?;
             return Ok(false);
@@ -200,6 +201,7 @@ impl Work for Alone {
                 }
             }
             locks::mark(session, lease, FINISHED).await?;
+            locks::free_templates(session, [lease].into_iter()).await?;
         }
         if !steps::write(session, writes(advance).collect()).await? {
             session.rollback().await?;
@@ -216,14 +218,14 @@ impl Work for Alone {
 /// Takes the locks of all rows that are to be written, in the order of every transaction, or fails
 /// at once.
 async fn lock_at_once(session: &mut Session, advances: &[Advance]) -> Result<(), Fault> {
-    let ending = || advances.iter().filter(|it| it.finish.is_some()).map(|it| &it.lease.execution);
-    for execution in ending() {
+    let ending = || advances.iter().filter(|it| it.finish.is_some()).map(|it| &it.lease);
+    for lease in ending() {
         let ask = fixed("SELECT id FROM workflow_executions WHERE id=? FOR UPDATE NOWAIT");
-        session.row(ask.bind(execution.as_str())).await?;
+        session.row(ask.bind(lease.execution.as_str())).await?;
     }
-    for execution in ending() {
+    for key in ending().flat_map(Lease::keys).collect::<BTreeSet<_>>() {
         let ask = fixed("SELECT id FROM distributed_locks WHERE lock_key=? FOR UPDATE NOWAIT");
-        session.row(ask.bind(LockKey::of_execution(execution).as_str())).await?;
+        session.row(ask.bind(key.as_str())).await?;
     }
     steps::lock_at_once(session, advances.iter().flat_map(writes)).await
 }

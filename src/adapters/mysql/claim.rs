@@ -3,10 +3,7 @@
 //! **Invariant:** no row blocks the head of the queue: what is not admitted is put back for a while
 //! or failed in the transaction that found it, and a row that breaks a batch is dealt with alone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -241,7 +238,7 @@ impl ClaimWork {
         if !is_any_due(session, &Eligible::by_due_time(wanted, facts)).await? {
             return Ok(None);
         }
-        let Some(eligible) = Eligible::read(session, wanted, facts).await? else {
+        let Some(eligible) = Eligible::of_free_templates(session, wanted, facts).await? else {
             return Ok(None);
         };
         let is_due = !eligible.names_templates() || is_any_due(session, &eligible).await?;
@@ -259,24 +256,36 @@ impl ClaimWork {
         let recipes = templates::recipes(session, &named).await?;
         let fence = pinned.iter().map(|row| row.fence).max().unwrap_or_default();
         let nonce = Nonce::from(Uuid::new_v4().simple().to_string());
-        let keys = pinned.iter().map(|row| LockKey::of_execution(&row.execution)).collect();
         let who = &self.who;
+        let templates =
+            pinned.iter().filter_map(|row| who.eligibility.template_key(row.template.as_ref()));
+        let executions = pinned.iter().map(|row| LockKey::of_execution(&row.execution));
+        let keys = executions.chain(templates).collect();
         let taking = Taking { owner: who.owner.as_str(), fence, ttl: who.ttl, beat: who.beat };
-        let won = locks::take_free(session, facts, &keys, &taking).await?;
+        let mut won = locks::take_free(session, facts, &keys, &taking).await?;
 
         let mut batch = Batch::default();
         let mut owned = Vec::new();
         let mut not_won = Vec::new();
         let mut before = BTreeMap::new();
         for (row, recipe) in pinned.into_iter().zip(recipes) {
-            if won.contains(&LockKey::of_execution(&row.execution)) {
+            if won.remove(&LockKey::of_execution(&row.execution)) {
+                let (template, hindrance) =
+                    who.eligibility.give_template(row.template.as_ref(), &mut won);
                 owned.push(Owned {
-                    lease: self.lease(&row.execution, fence, &nonce),
+                    lease: Lease {
+                        execution: row.execution.clone(),
+                        owner: who.owner.clone(),
+                        fence,
+                        nonce: nonce.clone(),
+                        template,
+                    },
                     template: row.template.clone(),
                     recipe,
                     kind: ClaimKind::Fresh,
                     age: row.age,
                     unclean: 0,
+                    hindrance,
                 });
                 before.insert(row.execution.clone(), row);
             } else {
@@ -286,30 +295,23 @@ impl ClaimWork {
         let decided = admit::admit(session, who, owned).await?;
         postpone(session, &not_won).await?;
         batch.deferred.extend(not_won.into_iter().map(|id| (id, Deferral::Locked)));
-        let mut given_up = BTreeSet::new();
+        // Templates of executions whose own locks another holds.
+        let mut given_up = won;
         for (lease, deferral, backoff) in decided.deferred {
             put_back(session, &lease, &before[&lease.execution], backoff).await?;
-            given_up.insert(LockKey::of_execution(&lease.execution));
+            given_up.extend(lease.keys());
             batch.deferred.push((lease.execution, deferral));
         }
         if !given_up.is_empty() {
             locks::give_up(session, facts, &given_up, &who.owner, fence).await?;
         }
+        locks::free_templates(session, decided.refused.iter().map(|(lease, _)| lease)).await?;
         for (lease, reason) in decided.refused {
             ending::refuse(session, &lease, before[&lease.execution].plan, &reason).await?;
             batch.refused.push((lease.execution, reason));
         }
         batch.claims = decided.claims;
         Ok(batch)
-    }
-
-    fn lease(&self, execution: &ExecutionId, fence: Fence, nonce: &Nonce) -> Lease {
-        Lease {
-            execution: execution.clone(),
-            owner: self.who.owner.clone(),
-            fence,
-            nonce: nonce.clone(),
-        }
     }
 }
 

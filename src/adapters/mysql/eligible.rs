@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use super::{
     errors::Fault,
     facts::Facts,
-    rows,
+    locks, rows,
     session::{Session, Sql, made},
 };
 use crate::domain::{
@@ -62,15 +62,42 @@ impl Eligible {
         eligibility: &Eligibility,
         facts: &Facts,
     ) -> Result<Option<Self>, Fault> {
+        let kept_out = BTreeSet::new();
+        Self::but_for(kept_out, session, eligibility, facts).await
+    }
+
+    /// The same without templates that are locked by somebody, if each is to have one execution at a
+    /// time: however many wait for theirs, they keep no other from being claimed.
+    pub async fn of_free_templates(
+        session: &mut Session,
+        eligibility: &Eligibility,
+        facts: &Facts,
+    ) -> Result<Option<Self>, Fault> {
+        let busy = if eligibility.one_per_template {
+            locks::busy_templates(session).await?
+        } else {
+            BTreeSet::new()
+        };
+        Self::but_for(busy, session, eligibility, facts).await
+    }
+
+    async fn but_for(
+        kept_out: BTreeSet<TemplateId>,
+        session: &mut Session,
+        eligibility: &Eligibility,
+        facts: &Facts,
+    ) -> Result<Option<Self>, Fault> {
         let mut eligible = Self::by_due_time(eligibility, facts);
-        let (ids, condition) = match templates(session, eligibility).await? {
+        let (ids, condition) = match templates(session, eligibility, kept_out).await? {
             Templates::AllBut(out) if out.is_empty() => return Ok(Some(eligible)),
             Templates::Only(only) if only.is_empty() => return Ok(None),
             Templates::AllBut(out) => {
+                let out = rows::filled(out);
                 let marks = rows::marks(out.len());
                 (out, format!(" AND (template_id IS NULL OR template_id NOT IN ({marks}))"))
             }
             Templates::Only(only) => {
+                let only = rows::filled(only);
                 let marks = rows::marks(only.len());
                 (only, format!(" AND template_id IN ({marks})"))
             }
@@ -86,7 +113,11 @@ pub(super) fn is_backlog() -> String {
     format!(" AND ow_due < ? AND ow_due > {TIMELESS} AND ow_fence=0")
 }
 
-async fn templates(session: &mut Session, eligibility: &Eligibility) -> Result<Templates, Fault> {
+async fn templates(
+    session: &mut Session,
+    eligibility: &Eligibility,
+    mut kept_out: BTreeSet<TemplateId>,
+) -> Result<Templates, Fault> {
     let names: Vec<&str> = eligibility.names().collect();
     let mut sql = String::from("SELECT template_id, NULL FROM ow_paused");
     if !names.is_empty() {
@@ -95,13 +126,13 @@ async fn templates(session: &mut Session, eligibility: &Eligibility) -> Result<T
         sql += ")";
     }
     let ask = names.into_iter().fold(made(sql), sqlx::query::Query::bind);
-    let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
+    let mut named = Vec::new();
     for row in session.rows(ask).await? {
         let id = TemplateId::from(rows::name(&row, 0)?);
         match rows::text(&row, 1)? {
-            None => drop(paused.insert(id)),
+            None => drop(kept_out.insert(id)),
             Some(name) => named.push((id, name)),
         }
     }
-    Ok(eligibility.templates(&named, &paused))
+    Ok(eligibility.templates(&named, &kept_out))
 }

@@ -1,9 +1,12 @@
-//! The lock rows of executions.
+//! The lock rows of executions, and of templates where those are locked too.
 //!
 //! **Invariant:** a lock row that another holds is never changed: each statement names owner and
 //! fence, or what a watcher has seen, or a mark that sets it free. Keys are taken in their order.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     errors::Fault,
@@ -12,7 +15,7 @@ use super::{
     session::{Session, fixed, made},
 };
 use crate::domain::{
-    id::{Beat, Fence, LockKey, Owner},
+    id::{Beat, Fence, LockKey, Owner, TemplateId},
     lease::Lease,
     recovery::LockSeen,
 };
@@ -51,10 +54,12 @@ pub(super) async fn take_free(
     won.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
 }
 
+/// The lock of a template goes with an execution that is being run, and is left to its takeover.
 async fn clear_dead(session: &mut Session, facts: &Facts, keys: &[&LockKey]) -> Result<(), Fault> {
     let sql = format!(
         "DELETE l FROM distributed_locks l FORCE INDEX ({}) WHERE lock_key IN ({}) \
-         AND (expires_at <= NOW(3) OR owner LIKE '~%')",
+         AND (owner LIKE '~%' OR (expires_at <= NOW(3) \
+         AND (ow_fence=0 OR LEFT(lock_key, 19)='workflow_execution:')))",
         facts.lock_key_index,
         rows::marks(keys.len())
     );
@@ -133,6 +138,60 @@ pub(super) async fn mark(
     let update = update.bind(mark).bind(key.as_str()).bind(lease.owner.as_str());
     session.matched(update.bind(lease.fence.0)).await?;
     Ok(())
+}
+
+/// Deletes the lock row of a template that went with a fence whose holder is gone, or that is nobody's
+/// any more.
+pub(super) async fn clear_template(
+    session: &mut Session,
+    key: &LockKey,
+    gone: Fence,
+) -> Result<(), Fault> {
+    let delete = fixed(
+        "DELETE FROM distributed_locks WHERE lock_key=? AND ((ow_fence=? AND ow_fence > 0) \
+         OR owner LIKE '~%' OR (ow_fence=0 AND expires_at <= NOW(3)))",
+    );
+    session.matched(delete.bind(key.as_str()).bind(gone.0)).await?;
+    Ok(())
+}
+
+/// Deletes the lock rows of the templates that these leases hold. No mark stays: another execution of
+/// the template may begin at once, and the orchestrator does not wait for one.
+pub(super) async fn free_templates(
+    session: &mut Session,
+    leases: impl Iterator<Item = &Lease>,
+) -> Result<(), Fault> {
+    let held = leases.filter_map(|it| Some((LockKey::of_template(it.template.as_ref()?), it)));
+    let held: BTreeMap<LockKey, &Lease> = held.collect();
+    for (key, lease) in held {
+        let delete =
+            fixed("DELETE FROM distributed_locks WHERE lock_key=? AND owner=? AND ow_fence=?");
+        let delete = delete.bind(key.as_str()).bind(lease.owner.as_str());
+        session.matched(delete.bind(lease.fence.0)).await?;
+    }
+    Ok(())
+}
+
+/// Whether a lock row stands under this lease.
+pub(super) async fn is_held(
+    session: &mut Session,
+    key: &LockKey,
+    lease: &Lease,
+) -> Result<bool, Fault> {
+    let ask = fixed("SELECT 1 FROM distributed_locks WHERE lock_key=? AND owner=? AND ow_fence=?");
+    let ask = ask.bind(key.as_str()).bind(lease.owner.as_str()).bind(lease.fence.0);
+    Ok(session.row(ask).await?.is_some())
+}
+
+/// Templates that somebody has locked.
+pub(super) async fn busy_templates(session: &mut Session) -> Result<BTreeSet<TemplateId>, Fault> {
+    // The escape keeps its meaning under NO_BACKSLASH_ESCAPES.
+    let ask = fixed(
+        "SELECT SUBSTRING(lock_key, 19) FROM distributed_locks \
+         WHERE lock_key LIKE 'workflow|_template:%' ESCAPE '|' AND owner NOT LIKE '~%' \
+         AND (ow_fence > 0 OR expires_at > NOW(3))",
+    );
+    session.rows(ask).await?.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
 }
 
 /// Deletes lock rows that this very transaction has taken.

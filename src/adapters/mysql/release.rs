@@ -78,6 +78,8 @@ impl Work for HandBackWork {
                 Fate::Fenced => {}
             }
         }
+        let ours = fates.iter().filter(|(.., fate)| !matches!(fate, Fate::Fenced));
+        locks::free_templates(session, ours.map(|(_, lease, _)| *lease)).await?;
         let mut answers = vec![false; self.leases.len()];
         for (place, lease, fate) in &fates {
             match fate {
@@ -107,7 +109,8 @@ async fn fate(session: &mut Session, lease: &Lease) -> Result<Fate, Fault> {
     Ok(cancelled_owner(session, lease).await?.map_or(Fate::Fenced, Fate::Cancelled))
 }
 
-/// Deletes what has been past its expiry for a minute, marked rows and plain keys; returns how many.
+/// Deletes what has been past its expiry for a minute, marked rows and plain keys, those of templates
+/// that are locked for a held execution excepted; returns how many.
 /// Keys are told by their beginning: under `NO_BACKSLASH_ESCAPES` a LIKE with an escape means
 /// something else, and leases of the living would go.
 pub(super) async fn reap(lanes: &Lanes<Entrance>, limit: u32) -> Result<u64, Fault> {
@@ -125,9 +128,11 @@ impl Work for Reap {
     async fn attempt(&mut self, session: &mut Session) -> Result<u64, Fault> {
         let facts = facts::of(session).await?;
         let ask = fixed(
-            "SELECT lock_key FROM distributed_locks FORCE INDEX (ow_expires) \
+            "SELECT lock_key FROM distributed_locks l FORCE INDEX (ow_expires) \
              WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE \
-             AND (owner LIKE '~%' OR LEFT(lock_key, 19) <> 'workflow_execution:') \
+             AND (owner LIKE '~%' OR (LEFT(lock_key, 19) <> 'workflow_execution:' \
+             AND NOT EXISTS (SELECT 1 FROM workflow_executions e FORCE INDEX (ow_held) \
+             WHERE e.ow_owner > '' AND e.ow_fence=l.ow_fence))) \
              ORDER BY expires_at LIMIT ?",
         );
         let found = session.rows(ask.bind(self.limit)).await?;

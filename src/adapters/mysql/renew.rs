@@ -109,37 +109,56 @@ impl Work for RenewWork {
             Extended::Ours | Extended::Free(_) => self.lock_rows(session, &facts).await?,
         };
         let answer = |(lease, standing): (&Lease, Renewal)| match standing {
-            Renewal::Held | Renewal::Cancelled => {
-                by_lock_row(lease, rows.get(&key_of(lease)), &extended, standing)
-            }
+            Renewal::Held | Renewal::Cancelled => by_lock_rows(lease, &rows, &extended, standing),
             Renewal::Unanswered | Renewal::Ended | Renewal::Lost => Some(standing),
         };
         Ok(self.leases.iter().zip(standing).map(answer).collect())
     }
 }
 
-fn key_of(lease: &Lease) -> LockKey {
-    LockKey::of_execution(&lease.execution)
+/// The lock rows of leases, in the order of their keys.
+fn keys_of(leases: &[Lease]) -> Vec<(LockKey, Fence)> {
+    let of = |lease: &Lease| lease.keys().map(|key| (key, lease.fence)).collect::<Vec<_>>();
+    let mut keys: Vec<_> = leases.iter().flat_map(of).collect();
+    keys.sort();
+    keys
 }
 
-/// How a lease stands by its lock row too; `None` if there is none.
-fn by_lock_row(
+/// How a lease stands by its lock rows too; `None` if one is gone and could be put back.
+fn by_lock_rows(
     lease: &Lease,
-    row: Option<&(String, Fence)>,
+    rows: &BTreeMap<LockKey, (String, Fence)>,
     extended: &Extended,
     standing: Renewal,
 ) -> Option<Renewal> {
-    let (owner, fence) = row?;
+    let by_row = |key: LockKey| Some(by_lock_row(lease, &key, rows.get(&key)?, extended, standing));
+    let found: Vec<Option<Renewal>> = lease.keys().map(by_row).collect();
+    let is_over = |it: &&Renewal| matches!(it, Renewal::Ended | Renewal::Lost);
+    if let Some(over) = found.iter().flatten().find(is_over) {
+        return Some(*over);
+    }
+    let all: Vec<Renewal> = found.into_iter().collect::<Option<_>>()?;
+    let is_unanswered = all.contains(&Renewal::Unanswered);
+    Some(if is_unanswered { Renewal::Unanswered } else { standing })
+}
+
+fn by_lock_row(
+    lease: &Lease,
+    key: &LockKey,
+    (owner, fence): &(String, Fence),
+    extended: &Extended,
+    standing: Renewal,
+) -> Renewal {
     let is_under_ours = *fence == lease.fence;
-    Some(match (owner.as_str(), extended) {
+    match (owner.as_str(), extended) {
         (owner, Extended::Free(free)) if is_under_ours && owner == lease.owner.as_str() => {
-            if free.contains(&key_of(lease)) { standing } else { Renewal::Unanswered }
+            if free.contains(key) { standing } else { Renewal::Unanswered }
         }
         (owner, _) if is_under_ours && owner == lease.owner.as_str() => standing,
         // Our own mark: the execution was let go of after its row was read.
         (FINISHED | RELEASED, _) if is_under_ours => Renewal::Ended,
         _ => Renewal::Lost,
-    })
+    }
 }
 
 impl RenewWork {
@@ -149,7 +168,7 @@ impl RenewWork {
 
     /// One statement for all; where that meets a lock, two for those that are free.
     async fn extend(&self, session: &mut Session, facts: &Facts) -> Result<Extended, Fault> {
-        let all: Vec<&Lease> = self.leases.iter().collect();
+        let all = keys_of(&self.leases);
         if !self.around {
             match session.matched_alone(self.update(facts, &all)).await {
                 Ok(matched) if matched == all.len() as u64 => return Ok(Extended::All),
@@ -158,44 +177,49 @@ impl RenewWork {
                 Err(fault) => return Err(fault),
             }
         }
-        self.extend_free(session, facts).await
+        self.extend_free(session, facts, all).await
     }
 
-    async fn extend_free(&self, session: &mut Session, facts: &Facts) -> Result<Extended, Fault> {
+    async fn extend_free(
+        &self,
+        session: &mut Session,
+        facts: &Facts,
+        mut keys: Vec<(LockKey, Fence)>,
+    ) -> Result<Extended, Fault> {
         session.begin().await?;
-        let asked = rows::filled(&self.leases);
+        let asked = rows::filled(&keys);
         let sql = format!(
             "SELECT lock_key FROM distributed_locks FORCE INDEX ({}) WHERE owner=? AND ({}) \
              ORDER BY lock_key FOR UPDATE SKIP LOCKED",
             facts.lock_key_index,
             key_and_fence(asked.len())
         );
-        let ask = bind_keys(made(sql).bind(self.owner().as_str()), &asked);
+        let ask = bind_keys(made(sql).bind(self.owner().as_str()), asked);
         let free = session.rows(ask).await?;
         let free = free
             .iter()
             .map(|row| Ok(LockKey::from(rows::name(row, 0)?)))
             .collect::<Result<BTreeSet<_>, Fault>>()?;
-        let reached: Vec<&Lease> =
-            self.leases.iter().filter(|lease| free.contains(&key_of(lease))).collect();
-        if !reached.is_empty() {
-            session.matched(self.update(facts, &reached)).await?;
+        let all = keys.len();
+        keys.retain(|(key, _)| free.contains(key));
+        if !keys.is_empty() {
+            session.matched(self.update(facts, &keys)).await?;
         }
         session.commit().await?;
-        Ok(if reached.len() == self.leases.len() { Extended::All } else { Extended::Free(free) })
+        Ok(if keys.len() == all { Extended::All } else { Extended::Free(free) })
     }
 
-    fn update(&self, facts: &Facts, leases: &[&Lease]) -> Sql<'static> {
-        let leases = rows::filled(leases.iter().copied());
+    fn update(&self, facts: &Facts, keys: &[(LockKey, Fence)]) -> Sql<'static> {
+        let keys = rows::filled(keys);
         let sql = format!(
             "UPDATE distributed_locks FORCE INDEX ({}) \
              SET expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3), ow_beat=? \
              WHERE owner=? AND ({})",
             facts.lock_key_index,
-            key_and_fence(leases.len())
+            key_and_fence(keys.len())
         );
         let update = made(sql).bind(locks::micros(self.ttl)).bind(self.beat.0);
-        bind_keys(update.bind(self.owner().to_string()), &leases)
+        bind_keys(update.bind(self.owner().to_string()), keys)
     }
 
     async fn lock_rows(
@@ -203,14 +227,14 @@ impl RenewWork {
         session: &mut Session,
         facts: &Facts,
     ) -> Result<BTreeMap<LockKey, (String, Fence)>, Fault> {
-        let leases = rows::filled(&self.leases);
+        let keys = rows::filled(keys_of(&self.leases));
         let sql = format!(
             "SELECT lock_key, owner, ow_fence FROM distributed_locks FORCE INDEX ({}) \
              WHERE lock_key IN ({})",
             facts.lock_key_index,
-            rows::marks(leases.len())
+            rows::marks(keys.len())
         );
-        let ask = leases.iter().fold(made(sql), |ask, lease| ask.bind(key_of(lease).to_string()));
+        let ask = keys.iter().fold(made(sql), |ask, (key, _)| ask.bind(key.as_str()));
         let found = session.rows(ask).await?;
         found
             .iter()
@@ -226,8 +250,8 @@ fn key_and_fence(count: usize) -> String {
     rows::joined(count, "(lock_key=? AND ow_fence=?)", " OR ")
 }
 
-fn bind_keys<'q>(sql: Sql<'q>, leases: &[&Lease]) -> Sql<'q> {
-    leases.iter().fold(sql, |sql, lease| sql.bind(key_of(lease).to_string()).bind(lease.fence.0))
+fn bind_keys<'q>(sql: Sql<'q>, keys: Vec<&(LockKey, Fence)>) -> Sql<'q> {
+    keys.into_iter().fold(sql, |sql, (key, fence)| sql.bind(key.to_string()).bind(fence.0))
 }
 
 /// Re-asserts lock rows that are gone, while their executions' rows are locked and still carry the
@@ -272,7 +296,7 @@ impl Work for PutBackWork {
 }
 
 impl PutBackWork {
-    /// With the current beat, so that the row never looks unchanged; `false` if somebody was faster.
+    /// With the current beat, so that a row never looks unchanged; `false` if somebody was faster.
     async fn put_back(&self, session: &mut Session, lease: &Lease) -> Result<bool, Fault> {
         let taking = Taking {
             owner: lease.owner.as_str(),
@@ -280,7 +304,14 @@ impl PutBackWork {
             ttl: self.ttl,
             beat: self.beat,
         };
-        locks::insert(session, &key_of(lease), &taking).await
+        for key in lease.keys() {
+            let is_there = locks::insert(session, &key, &taking).await?
+                || locks::is_held(session, &key, lease).await?;
+            if !is_there {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

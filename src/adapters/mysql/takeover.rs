@@ -116,7 +116,7 @@ impl TakeOverWork {
         mut pinned: BTreeMap<ExecutionId, Pinned>,
     ) -> Result<(Batch, Backoffs), Fault> {
         let fence = pinned.values().map(|row| row.fence).max().unwrap_or_default();
-        let won = self.take_locks(session, fence, &pinned).await?;
+        let (won, mut templates) = self.take_locks(session, fence, &pinned).await?;
         pinned.retain(|execution, _| won.contains_key(execution));
         let named: Vec<_> = pinned.values().map(|row| (row.template.clone(), row.plan)).collect();
         let recipes = templates::recipes(session, &named).await?;
@@ -129,18 +129,22 @@ impl TakeOverWork {
             let one = won[&execution];
             let unclean = one.cause.unclean_ends(row.unclean, progressed.contains(&execution));
             let recipe = self.unless_poisoned(session, &execution, unclean, recipe).await?;
+            let (template, hindrance) =
+                self.who.eligibility.give_template(row.template.as_ref(), &mut templates);
             owned.push(Owned {
                 lease: Lease {
                     execution,
                     owner: self.who.owner.clone(),
                     fence,
                     nonce: nonce.clone(),
+                    template,
                 },
                 template: row.template,
                 recipe,
                 kind: kind(one),
                 age: row.age,
                 unclean,
+                hindrance,
             });
         }
         let decided = admit::admit(session, &self.who, owned).await?;
@@ -151,6 +155,9 @@ impl TakeOverWork {
         }
         let mut batch = Batch { claims: decided.claims, ..Batch::default() };
         let mut backoffs = Vec::new();
+        let deferred = decided.deferred.iter().map(|(lease, ..)| lease);
+        let unclaimed = deferred.chain(decided.refused.iter().map(|(lease, _)| lease));
+        locks::free_templates(session, unclaimed).await?;
         for (lease, deferral, backoff) in decided.deferred {
             leave_released(session, &lease).await?;
             backoffs.push((lease.execution.clone(), backoff));
@@ -164,13 +171,14 @@ impl TakeOverWork {
     }
 
     /// Key by key, each DELETE before its INSERT: all deletes before all inserts deadlocked with
-    /// renewals. A key that somebody holds leaves its execution out.
+    /// renewals. A key that somebody holds leaves its execution out. With the keys of templates that
+    /// are won with them.
     async fn take_locks(
         &self,
         session: &mut Session,
         fence: Fence,
         pinned: &BTreeMap<ExecutionId, Pinned>,
-    ) -> Result<BTreeMap<ExecutionId, &TakeOver>, Fault> {
+    ) -> Result<(BTreeMap<ExecutionId, &TakeOver>, BTreeSet<LockKey>), Fault> {
         let who = &self.who;
         let taking = Taking { owner: who.owner.as_str(), fence, ttl: who.ttl, beat: who.beat };
         let by_key: BTreeMap<LockKey, &TakeOver> = self
@@ -186,7 +194,22 @@ impl TakeOverWork {
                 won.insert(one.seen.execution.clone(), one);
             }
         }
-        Ok(won)
+        let by_template: BTreeSet<(&TemplateId, Fence)> = won
+            .values()
+            .filter_map(|one| {
+                Some((pinned[&one.seen.execution].template.as_ref()?, one.seen.fence))
+            })
+            .collect();
+        let mut templates = BTreeSet::new();
+        for (template, gone) in by_template {
+            // Whoever had claimed it may have been set to lock its template, too.
+            let key = LockKey::of_template(template);
+            locks::clear_template(session, &key, gone).await?;
+            if who.eligibility.one_per_template && locks::insert(session, &key, &taking).await? {
+                templates.insert(key);
+            }
+        }
+        Ok((won, templates))
     }
 
     /// An execution that killed its workers too often is failed instead of killing the next.

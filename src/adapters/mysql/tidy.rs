@@ -11,6 +11,7 @@ use super::{
     errors::Fault,
     facts,
     locks::{self, Taking},
+    rows,
     session::{Entrance, Session, fixed},
     shared::Shared,
     work::{WORK_LIMIT, Work, run},
@@ -19,7 +20,7 @@ use crate::{
     adapters::{lane::Lanes, texts},
     domain::{
         execution::AttemptOutcome,
-        id::{Beat, FINISHED, Fence, LockKey},
+        id::{Beat, FINISHED, Fence, LockKey, TemplateId},
         recovery::{Held, TakeOver},
     },
 };
@@ -62,9 +63,10 @@ impl Work for TidyWork {
         session.begin().await?;
         facts::settled_primary(session).await?;
         let TakeOver { seen, cause } = &self.one;
-        if !pin(session, "cancelled", seen).await?
-            || !bury_lock(session, &self.one, seen.fence).await?
-        {
+        let Some(template) = pin(session, "cancelled", seen).await? else {
+            return session.rollback().await;
+        };
+        if !bury_locks(session, &self.one, seen.fence, template).await? {
             return session.rollback().await;
         }
         let (execution, fence) = (&seen.execution, seen.fence);
@@ -76,22 +78,40 @@ impl Work for TidyWork {
     }
 }
 
-/// Locks the execution if it is still as seen.
-async fn pin(session: &mut Session, status: &str, seen: &Held) -> Result<bool, Fault> {
+/// Locks the execution if it is still as seen; returns its template.
+async fn pin(
+    session: &mut Session,
+    status: &str,
+    seen: &Held,
+) -> Result<Option<Option<TemplateId>>, Fault> {
     let pin = fixed(
-        "SELECT id FROM workflow_executions WHERE id=? AND status=? AND ow_fence=? AND ow_owner=? \
+        "SELECT template_id FROM workflow_executions WHERE id=? AND status=? AND ow_fence=? AND ow_owner=? \
          FOR UPDATE SKIP LOCKED",
     );
     let pin = pin.bind(seen.execution.as_str()).bind(status).bind(seen.fence.0);
-    Ok(session.row(pin.bind(seen.by.word())).await?.is_some())
+    let row = session.row(pin.bind(seen.by.word())).await?;
+    row.map(|row| Ok(rows::text(&row, 0)?.map(Into::into))).transpose()
 }
 
-/// A tombstone in place of the former owner's lock; `false` if its lock has moved on.
-async fn bury_lock(session: &mut Session, one: &TakeOver, fence: Fence) -> Result<bool, Fault> {
+/// A tombstone in place of the former owner's lock, nothing in place of its template's; `false` if
+/// its lock has moved on.
+async fn bury_locks(
+    session: &mut Session,
+    one: &TakeOver,
+    fence: Fence,
+    template: Option<TemplateId>,
+) -> Result<bool, Fault> {
     let key = LockKey::of_execution(&one.seen.execution);
     locks::clear_seen(session, &key, one.dead_lock()).await?;
     let stone = Taking { owner: FINISHED, fence, ttl: LINGER, beat: Beat(0) };
-    locks::insert(session, &key, &stone).await
+    if !locks::insert(session, &key, &stone).await? {
+        return Ok(false);
+    }
+    if let Some(template) = template {
+        let key = LockKey::of_template(&template);
+        locks::clear_template(session, &key, one.seen.fence).await?;
+    }
+    Ok(true)
 }
 
 /// Fails an execution that broke its takeover, with all that is open of it. Its fence and its steps'
@@ -112,7 +132,11 @@ impl Work for FailHeld {
         let fence = Fence(seen.fence.0.saturating_add(1));
         session.begin().await?;
         facts::settled_primary(session).await?;
-        if !pin(session, "running", seen).await? || !bury_lock(session, &self.one, fence).await? {
+        let Some(template) = pin(session, "running", seen).await? else {
+            session.rollback().await?;
+            return Ok(false);
+        };
+        if !bury_locks(session, &self.one, fence, template).await? {
             session.rollback().await?;
             return Ok(false);
         }

@@ -46,6 +46,10 @@ pub(super) struct Candidate {
     pub(super) claims: u32,
     /// What it is taken over from; `None` where it is claimed.
     pub(super) from: Option<TakeOver>,
+    /// Its template, where the lock of that was won for it.
+    pub(super) locked_template: Option<TemplateId>,
+    /// Why it is not even looked at.
+    pub(super) hindrance: Option<Deferral>,
 }
 
 #[derive(Debug)]
@@ -81,15 +85,22 @@ pub(super) async fn decide(
     let found: Vec<_> = candidates.iter().map(|candidate| workflows.of(candidate)).collect();
     let usable = candidates.iter().zip(&found).filter(|(_, found)| found.is_ok());
     let mut rows = step_rows(connection, usable.map(|(candidate, _)| &candidate.execution)).await?;
-    let verdicts = candidates.iter().zip(found).map(|(candidate, found)| match found {
-        Err(error) => Verdict::Refuse(error.to_string()),
-        Ok((plan, workflow)) => {
-            let rows = rows.remove(&candidate.execution).unwrap_or_default();
-            match intake(&workflow, rows, candidate.age, &as_who.supported) {
-                Intake::Admit(admitted) => Verdict::Admit { workflow, plan, admitted },
-                Intake::Defer(deferral) => defer(shared, as_who, &candidate.execution, deferral),
-                Intake::Refuse(reason) => Verdict::Refuse(reason),
-            }
+    let verdicts = candidates.iter().zip(found).map(|(candidate, found)| {
+        let id = &candidate.execution;
+        let (plan, workflow) = match (&candidate.hindrance, found) {
+            (Some(deferral), _) => return defer(shared, as_who, id, deferral.clone()),
+            (None, Err(error)) => return Verdict::Refuse(error.to_string()),
+            (None, Ok(found)) => found,
+        };
+        match intake(
+            &workflow,
+            rows.remove(id).unwrap_or_default(),
+            candidate.age,
+            &as_who.supported,
+        ) {
+            Intake::Admit(admitted) => Verdict::Admit { workflow, plan, admitted },
+            Intake::Defer(deferral) => defer(shared, as_who, id, deferral),
+            Intake::Refuse(reason) => Verdict::Refuse(reason),
         }
     });
     Ok((verdicts.collect(), texts))

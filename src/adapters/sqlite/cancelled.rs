@@ -7,13 +7,13 @@
 use super::{
     errors::Failure,
     locks::{self, LINGER, Taking},
-    rows::signed,
+    rows::{Cells, signed},
     session::Moment,
     steps,
 };
 use crate::domain::{
     execution::AttemptOutcome,
-    id::{Beat, FINISHED, LockKey},
+    id::{Beat, FINISHED, LockKey, TemplateId},
     lease::Lease,
     recovery::TakeOver,
 };
@@ -49,10 +49,14 @@ pub(super) async fn close(moment: &mut Moment<'_>, lease: &Lease) -> Result<(), 
 
 /// Ends what a dead owner has left of a cancelled execution, unless it or its lock has moved on.
 pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<(), Failure> {
-    if !is_as_seen(moment, take_over).await? || !bury_lock(moment, take_over).await? {
+    let Some(template) = template_as_seen(moment, take_over).await? else { return Ok(()) };
+    if !bury_lock(moment, take_over).await? {
         return Ok(());
     }
     let (now, id) = (moment.now.clone(), &take_over.seen.execution);
+    if let Some(template) = template {
+        locks::clear_template(moment.on(), &now, &template, take_over.seen.fence).await?;
+    }
     sqlx::query("UPDATE workflow_executions SET ow_owner='', updated_at=?1 WHERE id=?2")
         .bind(&now)
         .bind(id.as_str())
@@ -63,10 +67,14 @@ pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Resul
     steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, cause).await
 }
 
-async fn is_as_seen(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<bool, Failure> {
+/// The template of an execution that still is as it was seen.
+async fn template_as_seen(
+    moment: &mut Moment<'_>,
+    take_over: &TakeOver,
+) -> Result<Option<Option<TemplateId>>, Failure> {
     let seen = &take_over.seen;
     let row = sqlx::query(
-        "SELECT 1 FROM workflow_executions
+        "SELECT template_id FROM workflow_executions
           WHERE id=?1 AND status='cancelled' AND ow_fence=?2 AND ow_owner=?3",
     )
     .bind(seen.execution.as_str())
@@ -74,7 +82,7 @@ async fn is_as_seen(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<boo
     .bind(seen.by.word())
     .fetch_optional(moment.on())
     .await?;
-    Ok(row.is_some())
+    row.map(|row| Ok(row.text("template_id")?.map(Into::into))).transpose()
 }
 
 /// A tombstone in place of the dead owner's lock; `false` if its lock has moved on.

@@ -8,6 +8,7 @@ use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
 use super::{
     errors::Failure,
+    locks,
     rows::{Cells, list},
 };
 use crate::domain::{
@@ -50,8 +51,30 @@ impl Eligible {
         connection: &mut SqliteConnection,
         eligibility: &Eligibility,
     ) -> Result<Self, Failure> {
+        Self::but_for(BTreeSet::new(), connection, eligibility).await
+    }
+
+    /// The same without templates that are locked by somebody, if each is to have one execution at a
+    /// time: however many wait for theirs, they keep no other from being claimed.
+    pub(super) async fn of_free_templates(
+        connection: &mut SqliteConnection,
+        eligibility: &Eligibility,
+    ) -> Result<Self, Failure> {
+        let busy = if eligibility.one_per_template {
+            locks::busy_templates(connection).await?
+        } else {
+            BTreeSet::new()
+        };
+        Self::but_for(busy, connection, eligibility).await
+    }
+
+    async fn but_for(
+        kept_out: BTreeSet<TemplateId>,
+        connection: &mut SqliteConnection,
+        eligibility: &Eligibility,
+    ) -> Result<Self, Failure> {
         let holds_backlog = eligibility.backlog == Backlog::Hold;
-        Ok(match templates(connection, eligibility).await? {
+        Ok(match templates(connection, eligibility, kept_out).await? {
             Templates::AllBut(out) => Self { holds_backlog, all_but: true, templates: list(&out) },
             Templates::Only(only) => Self { holds_backlog, all_but: false, templates: list(&only) },
         })
@@ -69,6 +92,7 @@ impl Eligible {
 async fn templates(
     connection: &mut SqliteConnection,
     eligibility: &Eligibility,
+    mut kept_out: BTreeSet<TemplateId>,
 ) -> Result<Templates, Failure> {
     let rows = sqlx::query(
         "SELECT template_id AS id, NULL AS name FROM ow_paused
@@ -78,13 +102,13 @@ async fn templates(
     .bind(list(eligibility.names()))
     .fetch_all(connection)
     .await?;
-    let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
+    let mut named = Vec::new();
     for row in &rows {
         let id = TemplateId::from(row.word("id")?);
         match row.text("name")? {
-            None => drop(paused.insert(id)),
+            None => drop(kept_out.insert(id)),
             Some(name) => named.push((id, name)),
         }
     }
-    Ok(eligibility.templates(&named, &paused))
+    Ok(eligibility.templates(&named, &kept_out))
 }

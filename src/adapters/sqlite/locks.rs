@@ -1,4 +1,4 @@
-//! The lock rows of executions. They say who *should* work; whose writes *count* is said by the
+//! The lock rows of executions, and of templates where those are locked too. They say who *should* work; whose writes *count* is said by the
 //! fence on the rows themselves.
 //!
 //! **Invariant:** a live lock row of somebody else is never changed.
@@ -14,7 +14,7 @@ use super::{
     session::later,
 };
 use crate::domain::{
-    id::{Beat, ExecutionId, LockKey},
+    id::{Beat, ExecutionId, Fence, LockKey, TemplateId},
     lease::Lease,
     recovery::TakeOver,
 };
@@ -22,13 +22,50 @@ use crate::domain::{
 /// How long a tombstone or a released row stays.
 pub(super) const LINGER: Duration = Duration::from_secs(60);
 
+/// Templates that somebody has locked.
+pub(super) async fn busy_templates(
+    connection: &mut SqliteConnection,
+) -> Result<BTreeSet<TemplateId>, Failure> {
+    let rows = sqlx::query(
+        "SELECT substr(lock_key, 19) AS template FROM distributed_locks
+          WHERE lock_key LIKE 'workflow|_template:%' ESCAPE '|' AND substr(owner, 1, 1)<>'~'
+            AND (ow_fence>0 OR expires_at>strftime('%Y-%m-%d %H:%M:%f','now'))",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok(row.word("template")?.into())).collect()
+}
+
+/// Deletes the lock row of a template that went with a fence whose holder is gone, or that is nobody's
+/// any more.
+pub(super) async fn clear_template(
+    connection: &mut SqliteConnection,
+    now: &str,
+    template: &TemplateId,
+    gone: Fence,
+) -> Result<(), Failure> {
+    sqlx::query(
+        "DELETE FROM distributed_locks
+          WHERE lock_key=?1
+            AND ((ow_fence=?2 AND ow_fence>0) OR substr(owner, 1, 1)='~'
+                 OR (ow_fence=0 AND expires_at<=?3))",
+    )
+    .bind(LockKey::of_template(template).as_str())
+    .bind(signed(gone.0))
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 pub(super) fn keys<'e>(
     executions: impl IntoIterator<Item = &'e ExecutionId>,
 ) -> impl Iterator<Item = LockKey> {
     executions.into_iter().map(LockKey::of_execution)
 }
 
-/// Before a claim: removes what has expired or was left on purpose.
+/// Before a claim: removes what has expired or was left on purpose. The lock of a template goes with an
+/// execution that is being run, and is left to its takeover.
 pub(super) async fn clear_dead(
     connection: &mut SqliteConnection,
     now: &str,
@@ -37,7 +74,9 @@ pub(super) async fn clear_dead(
     sqlx::query(
         "DELETE FROM distributed_locks
           WHERE lock_key IN (SELECT value FROM json_each(?1))
-            AND (expires_at<=?2 OR substr(owner, 1, 1)='~')",
+            AND (substr(owner, 1, 1)='~'
+                 OR (expires_at<=?2
+                     AND (ow_fence=0 OR substr(lock_key, 1, 19)='workflow_execution:')))",
     )
     .bind(list(keys))
     .bind(now)
@@ -118,7 +157,8 @@ pub(super) async fn insert(
 }
 
 /// Leaves a mark in place of the owner, so that nobody takes the execution for one that has no
-/// owner: `~finished` on what has ended, `~released` on what was handed back.
+/// owner: `~finished` on what has ended, `~released` on what was handed back. The lock of its template,
+/// if that is held with it, is free at once.
 pub(super) async fn mark(
     connection: &mut SqliteConnection,
     now: &str,
@@ -136,21 +176,35 @@ pub(super) async fn mark(
     .bind(later(LINGER))
     .bind(lease.owner.as_str())
     .bind(signed(lease.fence.0))
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    let template = lease.template.as_ref().map(LockKey::of_template);
+    remove(connection, template, lease.owner.as_str(), lease.fence.0).await
 }
 
-/// Gives a row back that was taken in this very transaction.
-pub(super) async fn remove(
+/// Gives rows back that were taken in this very transaction.
+pub(super) async fn give_up(
     connection: &mut SqliteConnection,
     lease: &Lease,
 ) -> Result<(), Failure> {
-    sqlx::query("DELETE FROM distributed_locks WHERE lock_key=?1 AND owner=?2 AND ow_fence=?3")
-        .bind(LockKey::of_execution(&lease.execution).as_str())
-        .bind(lease.owner.as_str())
-        .bind(signed(lease.fence.0))
-        .execute(connection)
-        .await?;
+    remove(connection, lease.keys(), lease.owner.as_str(), lease.fence.0).await
+}
+
+/// Deletes rows that stand under this owner and fence.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    keys: impl IntoIterator<Item = LockKey>,
+    owner: &str,
+    fence: u64,
+) -> Result<(), Failure> {
+    sqlx::query(
+        "DELETE FROM distributed_locks
+          WHERE lock_key IN (SELECT value FROM json_each(?1)) AND owner=?2 AND ow_fence=?3",
+    )
+    .bind(list(keys))
+    .bind(owner)
+    .bind(signed(fence))
+    .execute(connection)
+    .await?;
     Ok(())
 }

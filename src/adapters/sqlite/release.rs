@@ -47,7 +47,8 @@ pub(super) async fn hand_back(
     Ok(answers)
 }
 
-/// Deletes marks and plain keys a minute past their expiry.
+/// Deletes marks and plain keys a minute past their expiry, those of templates that are locked for a held
+/// execution excepted.
 pub(super) async fn reap(connection: &mut SqliteConnection, limit: u32) -> Result<u64, Failure> {
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
@@ -56,7 +57,10 @@ pub(super) async fn reap(connection: &mut SqliteConnection, limit: u32) -> Resul
             SELECT id FROM distributed_locks
              WHERE expires_at<strftime('%Y-%m-%d %H:%M:%f', ?1, '-60 seconds')
                AND (substr(owner, 1, 1)='~'
-                    OR substr(lock_key, 1, 19)<>'workflow_execution:')
+                    OR (substr(lock_key, 1, 19)<>'workflow_execution:'
+                        AND NOT EXISTS (SELECT 1 FROM workflow_executions e
+                                         WHERE e.ow_owner>''
+                                           AND e.ow_fence=distributed_locks.ow_fence)))
              ORDER BY expires_at LIMIT ?2)",
     )
     .bind(now)

@@ -48,9 +48,23 @@ async fn renew_one(
     if !matches!(answer, Renewal::Held | Renewal::Cancelled) {
         return Ok(answer);
     }
+    for key in lease.keys() {
+        if !extend(moment, ttl, beat, lease, &key).await? {
+            return Ok(Renewal::Lost);
+        }
+    }
+    Ok(answer)
+}
+
+/// A row that is there and ours is renewed, a missing one is put back, any other is left (`false`).
+async fn extend(
+    moment: &mut Moment<'_>,
+    ttl: Duration,
+    beat: Beat,
+    lease: &Lease,
+    key: &LockKey,
+) -> Result<bool, Failure> {
     let now = moment.now.clone();
-    let key = LockKey::of_execution(&lease.execution);
-    // A row that is there and ours is renewed, a missing one is put back, any other is left.
     let matched = sqlx::query(
         "INSERT INTO distributed_locks(lock_key, owner, expires_at, created_at, updated_at,
                                        ow_fence, ow_beat)
@@ -69,7 +83,7 @@ async fn renew_one(
     .execute(moment.on())
     .await?
     .rows_affected();
-    Ok(if matched == 1 { answer } else { Renewal::Lost })
+    Ok(matched == 1)
 }
 
 fn holding(row: &SqliteRow) -> Result<Holding, sqlx::Error> {

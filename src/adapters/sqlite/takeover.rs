@@ -3,17 +3,20 @@
 //! **Invariant:** only what still is exactly as it was seen is taken; one that has killed its
 //! workers too often is failed instead, with their names.
 
+use std::collections::BTreeSet;
+
 use sqlx::SqliteConnection;
 
 use super::{
     Shared,
     admission::Candidate,
     cancelled,
-    claim::{Taking, age},
+    claim::age,
     errors::Failure,
     locks,
     rows::{Cells, signed},
     session::Moment,
+    taking::Taking,
 };
 use crate::{
     domain::{
@@ -45,6 +48,8 @@ pub(super) async fn take_over(
     let mut taking = Taking::new(shared, as_who, &candidates);
     let won = locks::insert(moment.on(), &now, &taking.lock(), &keys).await?;
     candidates.retain(|c| won.contains(&LockKey::of_execution(&c.execution)));
+    let mut templates = take_templates(&mut moment, &taking, as_who, &candidates).await?;
+    taking.give_templates(&mut candidates, &mut templates);
     let (poisonous, candidates): (Vec<_>, Vec<_>) =
         candidates.into_iter().partition(|candidate| candidate.claims > as_who.poison_claims);
     for candidate in poisonous {
@@ -55,6 +60,26 @@ pub(super) async fn take_over(
     let batch = taking.take(&mut moment, candidates).await?;
     moment.commit().await?;
     Ok(batch)
+}
+
+/// The locks of the candidates' templates that are free once those of dead claims are gone: whoever had
+/// claimed them may have been set to lock their templates, too.
+async fn take_templates(
+    moment: &mut Moment<'_>,
+    taking: &Taking<'_>,
+    as_who: &Claimant,
+    candidates: &[Candidate],
+) -> Result<BTreeSet<LockKey>, Failure> {
+    let now = moment.now.clone();
+    for candidate in candidates {
+        if let (Some(template), Some(from)) = (&candidate.template, &candidate.from) {
+            locks::clear_template(moment.on(), &now, template, from.seen.fence).await?;
+        }
+    }
+    let wanted =
+        candidates.iter().filter_map(|c| as_who.eligibility.template_key(c.template.as_ref()));
+    let wanted: Vec<LockKey> = wanted.collect();
+    locks::insert(moment.on(), &now, &taking.lock(), &wanted).await
 }
 
 async fn still_as_seen(
@@ -91,6 +116,8 @@ async fn still_as_seen(
         fence: row.count("fence")?,
         claims,
         from: Some(take_over.clone()),
+        locked_template: None,
+        hindrance: None,
     }))
 }
 

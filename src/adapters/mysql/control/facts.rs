@@ -71,6 +71,11 @@ impl Read {
             Some(plan) => workflow_of_plan(&plan),
             None => workflow_of(session, template.clone()).await?,
         };
+        let template_key = template.as_deref().map(|id| LockKey::of_template(&id.into()));
+        let template_lock = match template_key {
+            Some(key) => lock(session, &key).await?,
+            None => None,
+        };
         let steps = self.steps(session).await?;
         let (workers, held) = crowd(session).await?;
         Ok(Some(Facts {
@@ -84,31 +89,13 @@ impl Read {
             template: rows::text(&row, 8)?.or(template).unwrap_or_default(),
             paused: rows::number(&row, 9)?
                 .map(|all| if all == 1 { Paused::All } else { Paused::Template }),
-            lock: self.lock(session).await?,
+            lock: lock(session, &LockKey::of_execution(&self.execution)).await?,
+            template_lock,
             steps: in_order(steps, workflow.as_deref().ok()),
             workflow,
             workers,
             held,
             ahead: self.ahead(session).await?,
-        }))
-    }
-
-    async fn lock(&self, session: &mut Session) -> Result<Option<LockFact>, Fault> {
-        let ask = fixed(
-            "SELECT owner, ow_fence, TIMESTAMPDIFF(MICROSECOND, updated_at, NOW(3)), \
-             TIMESTAMPDIFF(MICROSECOND, updated_at, expires_at), \
-             TIMESTAMPDIFF(MICROSECOND, NOW(3), expires_at) FROM distributed_locks \
-             WHERE lock_key=?",
-        );
-        let key = LockKey::of_execution(&self.execution);
-        let Some(row) = session.row(ask.bind(key.as_str())).await? else { return Ok(None) };
-        let left = time(&row, 4)?;
-        Ok(Some(LockFact {
-            owner: rows::name(&row, 0)?,
-            fence: Fence(rows::count(&row, 1)?),
-            age: time(&row, 2)?,
-            ttl: time(&row, 3)?,
-            expires_in: (!left.is_zero()).then_some(left),
         }))
     }
 
@@ -147,6 +134,24 @@ impl Read {
         let row = session.row(ask.bind(self.execution.as_str())).await?;
         Ok(row.map(|row| rows::number(&row, 0)).transpose()?.flatten().map_or(0, unsigned))
     }
+}
+
+async fn lock(session: &mut Session, key: &LockKey) -> Result<Option<LockFact>, Fault> {
+    let ask = fixed(
+        "SELECT owner, ow_fence, TIMESTAMPDIFF(MICROSECOND, updated_at, NOW(3)), \
+         TIMESTAMPDIFF(MICROSECOND, updated_at, expires_at), \
+         TIMESTAMPDIFF(MICROSECOND, NOW(3), expires_at) FROM distributed_locks \
+         WHERE lock_key=?",
+    );
+    let Some(row) = session.row(ask.bind(key.as_str())).await? else { return Ok(None) };
+    let left = time(&row, 4)?;
+    Ok(Some(LockFact {
+        owner: rows::name(&row, 0)?,
+        fence: Fence(rows::count(&row, 1)?),
+        age: time(&row, 2)?,
+        ttl: time(&row, 3)?,
+        expires_in: (!left.is_zero()).then_some(left),
+    }))
 }
 
 fn unsigned(number: i64) -> u64 {

@@ -20,7 +20,9 @@ use crate::{
 pub(in crate::adapters::mysql) const CLEAN: &str = "\
 DELETE FROM distributed_locks
  WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE
-   AND (LEFT(owner, 1) = '~' OR LEFT(lock_key, 19) <> 'workflow_execution:');";
+   AND (LEFT(owner, 1) = '~' OR (LEFT(lock_key, 19) <> 'workflow_execution:'
+        AND NOT EXISTS (SELECT 1 FROM workflow_executions e WHERE e.ow_owner > ''
+                           AND e.ow_fence = distributed_locks.ow_fence)));";
 
 pub(in crate::adapters::mysql) async fn locks(
     lanes: &Lanes<Entrance>,
@@ -83,7 +85,9 @@ impl Work for CountOld {
         facts::of(session).await?;
         let ask = fixed(
             "SELECT COUNT(*) FROM distributed_locks WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE \
-             AND (LEFT(owner, 1)='~' OR LEFT(lock_key, 19)<>'workflow_execution:')",
+             AND (LEFT(owner, 1)='~' OR (LEFT(lock_key, 19)<>'workflow_execution:' \
+             AND NOT EXISTS (SELECT 1 FROM workflow_executions e FORCE INDEX (ow_held) \
+             WHERE e.ow_owner > '' AND e.ow_fence=distributed_locks.ow_fence)))",
         );
         let row = session.row(ask).await?;
         let row = row.ok_or_else(|| Fault::Unexpected("a count gave no row".into()))?;

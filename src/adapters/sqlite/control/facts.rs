@@ -53,7 +53,11 @@ pub(in super::super) async fn facts(
     };
     let steps = steps(&mut moment, execution).await?;
     let (workers, held) = crowd(&mut moment).await?;
-    let lock = lock(&mut moment, execution).await?;
+    let template_lock = match template.as_deref().map(|id| LockKey::of_template(&id.into())) {
+        Some(key) => lock(&mut moment, &key).await?,
+        None => None,
+    };
+    let lock = lock(&mut moment, &LockKey::of_execution(execution)).await?;
     moment.rollback().await?;
     Ok(Facts {
         status: row.text("status")?,
@@ -68,6 +72,7 @@ pub(in super::super) async fn facts(
             .number("paused")?
             .map(|all| if all == 1 { Paused::All } else { Paused::Template }),
         lock,
+        template_lock,
         steps: in_order(steps, workflow.as_deref().ok()),
         workflow,
         workers,
@@ -76,10 +81,7 @@ pub(in super::super) async fn facts(
     })
 }
 
-async fn lock(
-    moment: &mut Moment<'_>,
-    execution: &ExecutionId,
-) -> Result<Option<LockFact>, Failure> {
+async fn lock(moment: &mut Moment<'_>, key: &LockKey) -> Result<Option<LockFact>, Failure> {
     let now = moment.now.clone();
     let row = sqlx::query(
         "SELECT owner, ow_fence,
@@ -91,7 +93,7 @@ async fn lock(
                     AS left
            FROM distributed_locks WHERE lock_key=?1",
     )
-    .bind(LockKey::of_execution(execution).as_str())
+    .bind(key.as_str())
     .bind(now)
     .fetch_optional(moment.on())
     .await?;

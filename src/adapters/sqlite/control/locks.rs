@@ -9,7 +9,9 @@ use crate::ports::control::{LockFilter, LockRow, WorkerRow};
 pub(in super::super) const CLEAN: &str = "\
 DELETE FROM distributed_locks
  WHERE expires_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-60 seconds')
-   AND (substr(owner, 1, 1) = '~' OR substr(lock_key, 1, 19) <> 'workflow_execution:');";
+   AND (substr(owner, 1, 1) = '~' OR (substr(lock_key, 1, 19) <> 'workflow_execution:'
+        AND NOT EXISTS (SELECT 1 FROM workflow_executions e WHERE e.ow_owner > ''
+                           AND e.ow_fence = distributed_locks.ow_fence)));";
 
 pub(in super::super) async fn locks(
     connection: &mut SqliteConnection,
@@ -52,7 +54,11 @@ pub(in super::super) async fn count_old(connection: &mut SqliteConnection) -> Re
     let row = sqlx::query(
         "SELECT COUNT(*) AS count FROM distributed_locks
           WHERE expires_at<strftime('%Y-%m-%d %H:%M:%f', 'now', '-60 seconds')
-            AND (substr(owner, 1, 1)='~' OR substr(lock_key, 1, 19)<>'workflow_execution:')",
+            AND (substr(owner, 1, 1)='~'
+                 OR (substr(lock_key, 1, 19)<>'workflow_execution:'
+                     AND NOT EXISTS (SELECT 1 FROM workflow_executions e
+                                      WHERE e.ow_owner>''
+                                        AND e.ow_fence=distributed_locks.ow_fence)))",
     )
     .fetch_one(connection)
     .await?;
