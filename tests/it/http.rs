@@ -9,7 +9,7 @@ mod halts;
 mod phases;
 mod redirects;
 mod refused;
-mod server;
+pub mod server;
 mod tls;
 mod whole;
 

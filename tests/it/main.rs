@@ -14,6 +14,7 @@ mod examples;
 mod first_errors;
 mod graphs;
 mod hostile_definitions;
+mod hostile_steps;
 mod http;
 mod keys;
 mod logs;
