@@ -44,10 +44,10 @@ use super::{
 };
 use crate::{
     domain::{
+        deferral::{Deferral, Deferrals},
         eligibility::Eligibility,
         execution::ExecutionState,
         id::{Beat, ExecutionId, StepExecutionId},
-        intake::{Deferral, Deferrals},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },

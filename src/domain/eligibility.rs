@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use super::{
+    deferral::Deferral,
     id::{LockKey, TemplateId},
-    intake::Deferral,
 };
 
 /// In the column of a pause: every template.

@@ -9,10 +9,11 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
+    deferral::Deferral,
     eligibility::Eligibility,
     execution::{AttemptOutcome, ExecutionState},
     id::{Beat, ExecutionId, Owner, StepExecutionId},
-    intake::{Deferral, StepSlot, Supported},
+    intake::{StepSlot, Supported},
     lease::{Lease, Renewal},
     plan::{Finish, Plan, Progress, Recorded, plan},
     recovery::{Cause, Held, TakeOver},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orchestrator_worker::{
-    domain::{id::ExecutionId, intake::Deferral, recovery::Cause},
+    domain::{deferral::Deferral, id::ExecutionId, recovery::Cause},
     ports::executions::{ExecutionStore, HandBack},
 };
 

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     domain::{
+        deferral::Deferral,
         id::{ExecutionId, PlanHash, StepExecutionId, TemplateId},
-        intake::{Admitted, Deferral, HALF_MADE, Intake, StepRow, StepSlot, intake},
+        intake::{Admitted, HALF_MADE, Intake, StepRow, StepSlot, intake},
         lease::Lease,
         workflow::Workflow,
     },

@@ -28,8 +28,8 @@ use super::{
 use crate::{
     adapters::lane::Lanes,
     domain::{
+        deferral::Deferral,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, TemplateId},
-        intake::Deferral,
         lease::Lease,
     },
     ports::executions::{Batch, ClaimKind, Claimant},

@@ -15,8 +15,8 @@ use super::{apart::Suspects, facts::Facts, session::Unfinished};
 use crate::{
     adapters::plans::Plans,
     domain::{
+        deferral::{Deferral, Deferrals},
         id::ExecutionId,
-        intake::{Deferral, Deferrals},
     },
 };
 

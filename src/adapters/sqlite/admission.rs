@@ -24,8 +24,9 @@ use super::{
 use crate::{
     adapters::plans::{Checked, PlanError},
     domain::{
+        deferral::Deferral,
         id::{ExecutionId, PlanHash, TemplateId},
-        intake::{Admitted, Deferral, Intake, StepRow, intake},
+        intake::{Admitted, Intake, StepRow, intake},
         recovery::TakeOver,
         workflow::Workflow,
     },

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{
     domain::{
+        deferral::Deferral,
         id::{Fence, LockKey},
-        intake::{Deferral, HALF_MADE},
+        intake::HALF_MADE,
     },
     ports::executions::{Batch, Claimant},
 };

@@ -23,9 +23,10 @@ use super::{
 use crate::{
     adapters::texts,
     domain::{
+        deferral::Deferral,
         execution::AttemptOutcome,
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
-        intake::{Admitted, Deferral},
+        intake::Admitted,
         lease::Lease,
         workflow::Workflow,
     },

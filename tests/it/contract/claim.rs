@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use orchestrator_worker::{
     domain::{
-        eligibility::Eligibility,
-        id::ExecutionId,
-        intake::{Deferral, HALF_MADE},
+        deferral::Deferral, eligibility::Eligibility, id::ExecutionId, intake::HALF_MADE,
         plan::Finish,
     },
     ports::executions::{ClaimKind, ExecutionStore},

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use orchestrator_worker::{
     domain::{
+        deferral::Deferral,
         eligibility::Eligibility,
         explain::{View, explain},
         id::{Beat, ExecutionId},
-        intake::Deferral,
         lease::Renewal,
         recovery::{Cause, TakeOver},
     },

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use orchestrator_worker::{
     domain::{
+        deferral::Deferral,
         execution::AttemptOutcome,
         id::{Beat, ExecutionId},
-        intake::Deferral,
         lease::Renewal,
         recovery::{Cause, Held, TakeOver},
     },

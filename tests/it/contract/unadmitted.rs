@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use orchestrator_worker::{
     domain::{
+        deferral::Deferral,
         id::Beat,
-        intake::Deferral,
         lease::Renewal,
         recovery::{Cause, Held, Holder, TakeOver},
     },

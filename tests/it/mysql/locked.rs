@@ -6,9 +6,9 @@ use std::time::Duration;
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
     domain::{
+        deferral::Deferral,
         execution::{AttemptOutcome, ExecutionState},
         id::ExecutionId,
-        intake::Deferral,
         plan::Finish,
         recovery::{Cause, TakeOver},
     },

@@ -2,9 +2,9 @@
 
 use orchestrator_worker::{
     domain::{
+        deferral::Deferral,
         execution::AttemptOutcome,
         id::ExecutionId,
-        intake::Deferral,
         recovery::{Cause, TakeOver},
     },
     ports::executions::{Advance, AdvanceError, Claim, ExecutionStore, StepEnd},

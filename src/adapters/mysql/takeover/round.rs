@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     adapters::lane::Lanes,
-    domain::{intake::Deferral, recovery::TakeOver},
+    domain::{deferral::Deferral, recovery::TakeOver},
     ports::executions::{Batch, Claimant},
 };
 
