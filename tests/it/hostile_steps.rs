@@ -192,6 +192,9 @@ async fn hostile_steps_in_any_number_leave_neither_processes_nor_memory_nor_open
         "a",
         &[
             ("ORCHESTRATOR_WORKER__SLOTS", "50"),
+            // The defaults: what takes every processor's time must not cost leases.
+            ("ORCHESTRATOR_WORKER__LOCK__TTL", "30s"),
+            ("ORCHESTRATOR_WORKER__LOCK__RENEW_EVERY", "5s"),
             ("ORCHESTRATOR_WORKER__SHELL__LIMITS__PROCESSES", "60"),
             ("ORCHESTRATOR_WORKER__SHELL__LIMITS__FILE_SIZE", "8MiB"),
             ("ORCHESTRATOR_WORKER__LOG__FILTER", "error,orchestrator_worker::app=info"),

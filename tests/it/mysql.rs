@@ -206,6 +206,7 @@ on_both! {
     }
     locked {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed
+        a_locked_template_row_keeps_no_other_template_from_being_claimed_or_taken_over
         a_short_lease_is_not_used_up_by_waiting_for_locks
         one_locked_step_row_keeps_no_other_execution_from_being_taken_over
         many_locked_executions_are_put_off_without_a_wait_for_each

@@ -113,18 +113,21 @@ impl Suspects {
     }
 }
 
-/// Takes the locks of an execution's lock row and unfinished step rows, or fails at once: whoever
+/// Takes the locks of an execution's lock rows and unfinished step rows, or fails at once: whoever
 /// goes one by one must not wait two seconds for each.
 pub(super) async fn lock_at_once(
     session: &mut Session,
     facts: &Facts,
     execution: &ExecutionId,
+    template_key: Option<LockKey>,
 ) -> Result<(), Fault> {
-    let lock = made(format!(
-        "SELECT id FROM distributed_locks FORCE INDEX ({}) WHERE lock_key=? FOR UPDATE NOWAIT",
-        facts.lock_key_index
-    ));
-    session.row(lock.bind(LockKey::of_execution(execution).as_str())).await?;
+    for key in [LockKey::of_execution(execution)].into_iter().chain(template_key) {
+        let lock = made(format!(
+            "SELECT id FROM distributed_locks FORCE INDEX ({}) WHERE lock_key=? FOR UPDATE NOWAIT",
+            facts.lock_key_index
+        ));
+        session.row(lock.bind(key.as_str())).await?;
+    }
     let steps = fixed(
         "SELECT COUNT(*) FROM workflow_step_executions WHERE execution_id=? \
          AND (status IS NULL OR status NOT IN ('success','failed','skipped')) FOR UPDATE NOWAIT",

@@ -153,7 +153,9 @@ impl Work for ClaimWork {
             return Ok(Batch::default());
         }
         if let Some(execution) = &self.only {
-            apart::lock_at_once(session, &facts, execution).await?;
+            let template = pinned[0].template.as_ref();
+            let template_key = self.who.eligibility.template_key(template);
+            apart::lock_at_once(session, &facts, execution, template_key).await?;
         }
         let batch = self.take(session, &facts, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;

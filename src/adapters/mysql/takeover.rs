@@ -69,8 +69,9 @@ impl Work for TakeOverWork {
         facts::settled_primary(session).await?;
         let pinned = self.pin(session).await?;
         self.draft.pin(pinned.keys().cloned().collect());
-        if let ([one], false) = (&self.due[..], pinned.is_empty()) {
-            apart::lock_at_once(session, &facts, &one.seen.execution).await?;
+        if let ([_], Some((execution, row))) = (&self.due[..], pinned.first_key_value()) {
+            let template_key = row.template.as_ref().map(LockKey::of_template);
+            apart::lock_at_once(session, &facts, execution, template_key).await?;
         }
         let (batch, backoffs) = self.take(session, pinned).await?;
         let batch = self.draft.commit(session, batch).await?;

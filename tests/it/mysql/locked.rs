@@ -1,12 +1,13 @@
 //! What a client does to the fleet that keeps rows locked, for as long as it likes: nothing but to the
 //! executions whose rows they are.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
     domain::{
         deferral::Deferral,
+        eligibility::Eligibility,
         execution::{AttemptOutcome, ExecutionState},
         id::ExecutionId,
         plan::Finish,
@@ -20,6 +21,7 @@ use orchestrator_worker::{
         },
     },
 };
+use sqlx::MySqlConnection;
 use tokio::time::Instant;
 
 use super::{Database, Server};
@@ -89,6 +91,58 @@ pub async fn one_locked_step_row_keeps_no_other_execution_from_being_claimed<S: 
     drop(client);
     world.pass(Duration::from_secs(60)).await;
     assert_eq!(claim_one(&world.b, "b").await.lease.execution, ids[0]);
+}
+
+/// A client that locks the lock row of the template of [`submitted`], found by its primary key: found by
+/// its lock key, MariaDB would lock the gap before it too, and with it every key that is not there yet.
+async fn locks_template<S: Server>(world: &World<Database<S>>) -> MySqlConnection {
+    let id = "SELECT id FROM distributed_locks WHERE lock_key='workflow_template:template-w'";
+    let id = world.subject.one(id).await.expect("it is there");
+    let edit = format!("UPDATE distributed_locks SET created_at=NOW(3) WHERE id={id}");
+    world.subject.open_transaction(&[edit]).await
+}
+
+pub async fn a_locked_template_row_keeps_no_other_template_from_being_claimed_or_taken_over<
+    S: Server,
+>() {
+    let world = World::<Database<S>>::new().await;
+    let id = submitted(&world, 1).await.remove(0);
+    let other = world.apply(&workflow("x", chain(&["three"]))).await;
+    let others = [world.submit(&other).await, world.submit(&other).await];
+    let expired = "INSERT INTO distributed_locks(lock_key, owner, expires_at) \
+                   VALUES ('workflow_template:template-w', 'go-1', NOW(3) - INTERVAL 1 SECOND)";
+    world.subject.exec(expired).await;
+    let client = locks_template(&world).await;
+    let one_each = |name| {
+        let set = Eligibility { one_per_template: true, ..Eligibility::default() };
+        Claimant { eligibility: Arc::new(set), ..who(name) }
+    };
+    // A call ends while its leases can still be renewed: on a slow server it takes a second one.
+    let (mut claimed, mut deferred) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (batch, _) = claim(&world.a, &one_each("a")).await;
+        claimed.extend(taken(&batch));
+        deferred.extend(put_off(&batch));
+    }
+    assert_eq!(claimed, others[..1], "the second one waits for the first");
+    assert_eq!(deferred, std::slice::from_ref(&id));
+    drop(client);
+    world.pass(Duration::from_secs(60)).await;
+    assert_eq!(taken(&claim(&world.a, &one_each("a")).await.0), std::slice::from_ref(&id));
+
+    let client = locks_template(&world).await;
+    let survey = world.b.survey().await.expect("a survey").into_iter();
+    let due: Vec<TakeOver> =
+        survey.map(|seen| TakeOver { seen, cause: Cause::LeaseExpired }).collect();
+    let batch = world.b.take_over(&one_each("b"), &due).await.expect("a takeover");
+    assert_eq!(taken(&batch), others[..1]);
+    assert_eq!(put_off(&batch), std::slice::from_ref(&id));
+    drop(client);
+    let d = world.subject.store().await;
+    let survey = d.survey().await.expect("a survey").into_iter().filter(|it| it.execution == id);
+    let due: Vec<TakeOver> =
+        survey.map(|seen| TakeOver { seen, cause: Cause::LeaseExpired }).collect();
+    assert_eq!(taken(&d.take_over(&one_each("d"), &due).await.expect("a takeover")), [id]);
 }
 
 pub async fn a_short_lease_is_not_used_up_by_waiting_for_locks<S: Server>() {
