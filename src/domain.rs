@@ -7,6 +7,7 @@
 pub mod cut;
 pub mod deferral;
 pub mod definition;
+pub mod doctor;
 pub mod egress;
 pub mod eligibility;
 pub mod execution;

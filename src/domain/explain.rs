@@ -407,7 +407,7 @@ fn cancelled(facts: &Facts) -> Explanation {
 }
 
 /// `3h 20m`: the two largest units, without fractions.
-fn shown(duration: Duration) -> String {
+pub(super) fn shown(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
