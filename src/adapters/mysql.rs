@@ -23,6 +23,7 @@ use super::lane::{Lanes, LanesSettings};
 use crate::{
     domain::{
         definition::Definition,
+        doctor::{self, Stored},
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
@@ -283,6 +284,14 @@ impl Control for MySqlStore {
 
     async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError> {
         control::facts(&self.work, execution).await
+    }
+
+    async fn examine(&self) -> doctor::Facts {
+        control::examine(&self.work).await
+    }
+
+    async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
+        Ok(control::templates(&self.work).await?)
     }
 
     async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::executions::StoreError;
 use crate::domain::{
     definition::Definition,
+    doctor::{self, Stored, Unanswered},
     execution::ExecutionState,
     explain::Facts,
     id::{ExecutionId, StepId, TemplateId},
@@ -36,6 +37,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// All that `explain` goes by.
     async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError>;
+
+    /// All that `doctor` goes by, each part for itself: what cannot be asked hinders no other. Takes
+    /// a lock of its own, gives it back, and leaves nothing behind.
+    async fn examine(&self) -> doctor::Facts;
+
+    /// Every stored template, by name.
+    async fn templates(&self) -> Result<Vec<Stored>, ControlError>;
 
     /// Lock rows, those that expire last first.
     async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError>;
@@ -327,4 +335,14 @@ pub enum ControlError {
     TooNew { needed: i32, known: i32 },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<ControlError> for Unanswered {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::NotMigrated => Self::NotMigrated,
+            ControlError::Store(StoreError::NotReady(sentence)) => Self::Because(sentence),
+            other => Self::Because(other.to_string()),
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod advance;
 mod cancelled;
 mod claim;
 mod control;
+pub mod doctor;
 mod eligible;
 mod explain;
 mod fenced;
@@ -203,6 +204,15 @@ macro_rules! contract {
                     a_running_execution_is_explained
                     an_execution_that_has_ended_is_explained
                     workers_and_locks_are_told_from_each_other
+                }
+                doctor {
+                    an_empty_database_is_told_to_be_migrated_and_is_well_after_it
+                    a_trial_lock_leaves_everything_as_it_was
+                    what_waits_and_what_no_version_knows_is_counted
+                    a_lock_row_in_another_zone_names_the_offset_to_set
+                    what_doctor_cleans_is_what_locks_clean_cleans
+                    a_column_that_somebody_has_dropped_is_named
+                    a_template_that_is_called_runnable_is_claimed_and_one_refused_is_not
                 }
                 oddities {
                     what_the_orchestrator_left_running_is_adopted_when_its_lock_has_expired

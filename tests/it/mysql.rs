@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use crate::contract::{Row, Subject};
 
 mod backlog;
+mod doctor;
 mod locked;
 mod network;
 mod odd;
@@ -203,6 +204,14 @@ macro_rules! on_both {
 on_both! {
     backlog {
         a_claim_reads_no_row_of_a_held_backlog
+    }
+    doctor {
+        the_grants_that_are_named_are_what_a_worker_needs_and_no_more_is_asked
+        tables_that_a_user_may_not_see_are_not_made_but_granted
+        a_key_that_is_gone_is_made_by_the_statement_that_is_named
+        a_table_without_transactions_is_named_with_the_statement_that_changes_it
+        the_server_is_named_with_its_settings
+        rows_in_a_zone_that_is_configured_are_of_now
     }
     locked {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed

@@ -4,6 +4,7 @@
 
 mod apply;
 mod backlog;
+mod doctor;
 mod draw;
 mod facts;
 mod find;
@@ -15,6 +16,7 @@ mod submit;
 
 pub(super) use apply::apply;
 pub(super) use backlog::{backlog, release_backlog};
+pub(super) use doctor::{examine, templates};
 pub(super) use draw::draw;
 pub(super) use facts::facts;
 pub(super) use locks::{CLEAN, count_old, locks, workers};

@@ -62,7 +62,8 @@ async fn backlog_before(session: &mut Session) -> Result<String, Fault> {
     rows::name(&row, 0)
 }
 
-async fn check_engines(session: &mut Session) -> Result<(), Fault> {
+/// Refuses tables without transactions.
+pub(super) async fn check_engines(session: &mut Session) -> Result<(), Fault> {
     let other = session
         .row(fixed(
             "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA=DATABASE() \
@@ -71,15 +72,16 @@ async fn check_engines(session: &mut Session) -> Result<(), Fault> {
         ))
         .await?;
     let Some(row) = other else { return Ok(()) };
+    let table = rows::name(&row, 0)?;
     Err(Fault::NotReady(format!(
-        "table {} is kept by {}, which has no transactions; change it with ALTER TABLE … \
+        "table {table} is kept by {}, which has no transactions; change it with ALTER TABLE {table} \
          ENGINE=InnoDB",
-        rows::name(&row, 0)?,
         rows::name(&row, 1)?
     )))
 }
 
-async fn lock_key_index(session: &mut Session) -> Result<String, Fault> {
+/// Refuses a lock table whose keys are not unique.
+pub(super) async fn lock_key_index(session: &mut Session) -> Result<String, Fault> {
     let row = session
         .row(fixed(
             "SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE() \
@@ -89,15 +91,16 @@ async fn lock_key_index(session: &mut Session) -> Result<String, Fault> {
         .await?;
     let row = row.ok_or_else(|| {
         Fault::NotReady(
-            "distributed_locks has no unique key over lock_key alone; without it two workers could \
-             hold one lock: add it"
+            "distributed_locks has no unique key over lock_key alone, so that two workers could hold \
+             one lock; add it with ALTER TABLE distributed_locks ADD UNIQUE KEY (lock_key)"
                 .into(),
         )
     })?;
     Ok(rows::quoted(&rows::name(&row, 0)?))
 }
 
-async fn lock_key_of_e(session: &mut Session) -> Result<String, Fault> {
+/// Refuses lock keys in a collation of no name.
+pub(super) async fn lock_key_of_e(session: &mut Session) -> Result<String, Fault> {
     let row = session
         .row(fixed(
             "SELECT CHARACTER_SET_NAME, COLLATION_NAME FROM information_schema.COLUMNS \

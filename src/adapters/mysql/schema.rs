@@ -42,8 +42,8 @@ pub(super) async fn migrate(
 
 /// A step of a migration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step<'f> {
-    what: &'f str,
+pub(super) struct Step<'f> {
+    pub what: &'f str,
     /// What shows that it has been done: `table t`, `column t.c`, `key t.k`, `row t`.
     unless: &'f str,
     sql: &'f str,
@@ -73,14 +73,7 @@ impl Work for Migration {
         if !self.dry_run {
             take_turn(session).await?;
         }
-        let there = what_is_there(session).await?;
-        if there.contains("row ow_meta") {
-            facts::check_version(session).await?;
-        }
-        for step in FILES.into_iter().flat_map(steps) {
-            if there.contains(step.unless) {
-                continue;
-            }
+        for step in pending(session).await? {
             let took = if self.dry_run { None } else { Some(carry_out(session, &step).await?) };
             self.done.push(MigrationStep { what: step.what.into(), took });
         }
@@ -95,6 +88,16 @@ impl Work for Migration {
         }
         Ok(std::mem::take(&mut self.done))
     }
+}
+
+/// What is still to be done; refuses tables that need a newer worker.
+pub(super) async fn pending(session: &mut Session) -> Result<Vec<Step<'static>>, Fault> {
+    let there = what_is_there(session).await?;
+    if there.contains("row ow_meta") {
+        facts::check_version(session).await?;
+    }
+    let all = FILES.into_iter().flat_map(steps);
+    Ok(all.filter(|step| !there.contains(step.unless)).collect())
 }
 
 /// One migration at a time; the lock falls with the connection.

@@ -93,7 +93,8 @@ impl Server {
     }
 }
 
-fn pairs(answer: &[sqlx::mysql::MySqlRow]) -> Result<HashMap<String, String>, Fault> {
+/// Names in lower case, with their values.
+pub(super) fn pairs(answer: &[sqlx::mysql::MySqlRow]) -> Result<HashMap<String, String>, Fault> {
     answer
         .iter()
         .map(|row| {
@@ -128,9 +129,12 @@ fn refuse(
          database.single_writer to true"
             .into()
     } else if settings.autocommit == "OFF" {
-        "it runs with autocommit off; turn it on".into()
+        "it runs with autocommit off; turn it on (SET GLOBAL autocommit=ON, and in its configuration)"
+            .into()
     } else if settings.binlog_format == "STATEMENT" {
-        "it runs with binlog_format=STATEMENT; set it to ROW".into()
+        "it runs with binlog_format=STATEMENT; set it to ROW (SET GLOBAL binlog_format='ROW', and in \
+         its configuration)"
+            .into()
     } else {
         return Ok(());
     };

@@ -101,20 +101,16 @@ async fn fresh(
 ) -> Result<BTreeMap<TemplateId, Recipe>, Fault> {
     let mut recipes = BTreeMap::new();
     let mut to_store = BTreeMap::new();
-    let most = MEDIUMTEXT_BYTES.min(session.server.max_packet.saturating_sub(PACKET_ROOM));
     for (template, read) in definitions(session, &templates).await? {
         let recipe = match read {
             Err(error) => refused(&error),
             Ok(definition) => {
                 let text = definition.to_text();
                 let (hash, checked) = session.shared.plans.learn(&text);
-                match checked {
-                    Err(error) => refused(&error),
-                    Ok(_) if text.len() > most => refused(&format!(
-                        "its template takes {} bytes; at most {most} can be kept",
-                        text.len()
-                    )),
-                    Ok(workflow) => {
+                match (checked, too_long(session, text.len())) {
+                    (Err(error), _) => refused(&error),
+                    (Ok(_), Some(reason)) => refused(&reason),
+                    (Ok(workflow), None) => {
                         to_store.insert(hash, text);
                         Recipe { new_plan: Some(hash), workflow: Ok(workflow) }
                     }
@@ -127,6 +123,12 @@ async fn fresh(
         store(session, hash, &text).await?;
     }
     Ok(recipes)
+}
+
+/// Why a plan of so many bytes cannot be kept, if it cannot.
+pub(super) fn too_long(session: &Session, bytes: usize) -> Option<String> {
+    let most = MEDIUMTEXT_BYTES.min(session.server.max_packet.saturating_sub(PACKET_ROOM));
+    (bytes > most).then(|| format!("its template takes {bytes} bytes; at most {most} can be kept"))
 }
 
 /// IGNORE: another worker may have stored the same plan.

@@ -3,6 +3,7 @@
 //! **Invariant:** of a row that a worker holds nothing is written but its cancellation.
 
 mod apply;
+mod doctor;
 mod draw;
 mod facts;
 mod find;
@@ -23,7 +24,12 @@ use super::{
 };
 use crate::{
     adapters::lane::{Lanes, LanesSettings},
-    domain::{definition::Definition, explain::Facts, id::ExecutionId},
+    domain::{
+        definition::Definition,
+        doctor::{Facts as Examined, Stored},
+        explain::Facts,
+        id::ExecutionId,
+    },
     ports::control::{
         About, Applied, BacklogSummary, Cancelled, Control, ControlError, Drawn, ExecutionDetail,
         ExecutionSummary, Filter, LockFilter, LockRow, MigrationStep, Pausable, PauseChange,
@@ -85,6 +91,14 @@ impl Control for SqliteStore {
     async fn facts(&self, execution: &ExecutionId) -> Result<Facts, ControlError> {
         let execution = execution.clone();
         self.command(move |c| Box::pin(async move { facts::facts(c, &execution).await })).await
+    }
+
+    async fn examine(&self) -> Examined {
+        doctor::examine(self).await
+    }
+
+    async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
+        self.command(|c| Box::pin(doctor::stored(c))).await
     }
 
     async fn locks(&self, filter: &LockFilter) -> Result<Vec<LockRow>, ControlError> {

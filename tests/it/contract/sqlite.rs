@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Row, Subject,
+    doctor::problems,
     world::{World, chain},
 };
 use crate::crash::Served;
@@ -169,6 +170,19 @@ async fn a_number_that_no_column_of_mysql_holds_is_refused() {
         let done = sqlx::query(AssertSqlSafe(sql.clone())).execute(&mut stranger).await;
         let error = done.expect_err(&sql).to_string();
         assert!(error.contains("CHECK constraint failed"), "{sql}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_is_made_by_the_statement_that_doctor_names() {
+    let world = World::<File>::new().await;
+    for key in ["ow_poll", "ow_held", "ow_expires"] {
+        world.subject.exec(&format!("DROP INDEX {key}")).await;
+        let found = problems(&world.subject.store().await.examine().await).remove(0);
+        let sql = found.repair.expect("a problem says what to do");
+        assert_eq!((found.check, sql.contains(key)), ("indexes", true), "{sql}");
+        world.subject.exec(&sql).await;
+        assert_eq!(problems(&world.subject.store().await.examine().await), [], "{sql}");
     }
 }
 
