@@ -4,11 +4,13 @@
 
 mod daemon;
 mod logs;
+mod reach;
 mod runners;
 mod stores;
 
 pub use daemon::{Daemon, supported};
 pub use logs::{Logger, Logs, Refilter};
+pub use reach::reach;
 pub use stores::{Stores, connect, open};
 
 use std::{io, path::PathBuf};

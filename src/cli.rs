@@ -13,6 +13,7 @@ mod apply;
 mod backlog;
 mod cancel;
 mod config;
+mod doctor;
 mod documents;
 pub mod exit;
 mod explain;
@@ -46,6 +47,7 @@ Examples:
 Exit codes:
   0   done; with --until-idle, --wait or -f: everything succeeded
   1   it could not be done; the reason is on the standard error
+      (doctor: something needs a person)
   2   the command line is wrong
   3   an execution failed (run --until-idle, submit --wait, logs -f)
   4   an execution was cancelled and none failed (the same)
@@ -115,6 +117,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Locks(locks::LocksArgs),
     Workers(workers::WorkersArgs),
+    Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
     Completions(documents::CompletionsArgs),
     Man(documents::ManArgs),
@@ -166,6 +169,7 @@ impl Cli {
             | Command::Explain(_)
             | Command::Locks(_)
             | Command::Workers(_)
+            | Command::Doctor(_)
             | Command::Config(_)
             | Command::Completions(_)
             | Command::Man(_) => flags,

@@ -16,6 +16,7 @@ use std::{
 };
 
 use secrecy::SecretString;
+use url::Url;
 
 use crate::domain::{
     eligibility::Eligibility, id::Owner, lease::LeaseTerms, retention::Retention, retry::Backoff,
@@ -122,9 +123,11 @@ pub enum LogFormat {
 }
 
 /// Whether spans are sent anywhere. Where and how is in `OTEL_*`, which the exporter reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Otlp {
     pub enabled: bool,
+    /// Host and port of the endpoint, where it is a URL.
+    pub collector: Option<(String, u16)>,
     /// The environment says how this service is called.
     pub named: bool,
     /// The environment asks for another protocol than HTTP with protobuf.
@@ -201,11 +204,14 @@ fn state_dir(setting: Option<&str>, around: &Surroundings) -> PathBuf {
 }
 
 fn otlp(around: &Surroundings) -> Otlp {
-    let endpoint = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .iter()
+        .find_map(|name| around.var(name));
     let is = |name, word| around.var(name).is_some_and(|value| value.eq_ignore_ascii_case(word));
     let off = is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none");
     Otlp {
-        enabled: !off && endpoint.iter().any(|name| around.var(name).is_some()),
+        enabled: !off && endpoint.is_some(),
+        collector: endpoint.and_then(host_and_port),
         named: around.var("OTEL_SERVICE_NAME").is_some()
             || around
                 .var("OTEL_RESOURCE_ATTRIBUTES")
@@ -215,6 +221,12 @@ fn otlp(around: &Surroundings) -> Otlp {
             .find_map(|name| around.var(name))
             .is_some_and(|protocol| protocol != "http/protobuf"),
     }
+}
+
+fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
+    let url = Url::parse(endpoint).ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    Some((host.to_owned(), url.port_or_known_default()?))
 }
 
 /// The name under which this process owns leases: the pod's, else the configured one, else the

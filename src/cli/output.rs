@@ -11,7 +11,7 @@ use comfy_table::{
 use serde::Serialize;
 
 use super::exit::Failure;
-use crate::config::Config;
+use crate::{config::Config, domain::doctor::Verdict};
 
 /// Columns where the output is not a terminal.
 const WIDTH: u16 = 80;
@@ -102,6 +102,17 @@ impl Rows {
             "running" => cell.fg(Color::Cyan),
             "cancelled" | "skipped" => cell.fg(Color::Yellow),
             _ => cell,
+        }
+    }
+
+    /// How bad something is, in its colour.
+    pub fn verdict(&self, verdict: Verdict) -> Cell {
+        let cell = Cell::new(verdict.as_str());
+        match verdict {
+            _ if !self.colour => cell,
+            Verdict::Ok => cell.fg(Color::Green),
+            Verdict::Warning => cell.fg(Color::Yellow),
+            Verdict::Problem => cell.fg(Color::Red),
         }
     }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** nothing here needs a runtime but [`Program::execute`].
 
 use super::{
-    Cli, Command, apply, backlog, cancel,
+    Cli, Command, apply, backlog, cancel, doctor,
     exit::{Exit, Failure},
     explain, graph, list, locks, logs, migrate, pause, retry, run, show, submit, workers,
 };
@@ -58,6 +58,10 @@ impl Program {
             Command::Explain(args) => explain::run(args, config).await,
             Command::Locks(args) => locks::locks(args, config).await,
             Command::Workers(args) => workers::workers(args, config).await,
+            Command::Doctor(args) => {
+                let settings = Config::settings(&self.cli.flags(), &self.around)?;
+                doctor::run(args, config, &settings).await
+            }
             Command::Config(args) => {
                 let settings = Config::settings(&self.cli.flags(), &self.around)?;
                 super::config::config(args, config, &settings)

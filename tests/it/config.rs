@@ -75,7 +75,8 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(config.admin, Some(address("127.0.0.1:9400")));
     assert_eq!(config.state_dir, PathBuf::from("/tmp"));
     assert_eq!((config.log.format, &config.log.filter), (LogFormat::Auto, &None));
-    assert_eq!(config.otlp, Otlp { enabled: false, named: false, other_protocol: false });
+    let off = Otlp { enabled: false, collector: None, named: false, other_protocol: false };
+    assert_eq!(config.otlp, off);
     assert!(config.colour && !config.in_pod);
     assert!(config.file.is_none());
     let Store::Sqlite(Sqlite::File { path, by_default: true }) = &config.store else {
@@ -373,6 +374,10 @@ fn logs_and_spans_follow_the_well_known_variables() {
     let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4318/v1/traces");
     let on = |env: &[(&str, &str)]| load("", env).otlp;
     assert!(on(&[endpoint]).enabled && on(&[traces]).enabled);
+    let elsewhere = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://u:p@[::1]/v1/traces");
+    assert_eq!(on(&[endpoint]).collector, Some(("c".into(), 4318)));
+    assert_eq!(on(&[endpoint, elsewhere]).collector, Some(("::1".into(), 443)));
+    assert_eq!(on(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318")]).collector, None);
     assert!(!on(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).enabled);
     assert!(!on(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).enabled);
     assert!(on(&[endpoint, ("OTEL_SERVICE_NAME", "x")]).named);

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod contract;
 mod crash;
+mod doctor;
 mod egress;
 mod examples;
 mod first_errors;
