@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use self::{
     address::Address,
     errors::Fault,
+    schema::Extent,
     session::{Entrance, Purpose, Session},
     shared::Shared,
     work::Work,
@@ -259,7 +260,11 @@ impl ExecutionStore for MySqlStore {
 #[async_trait]
 impl Control for MySqlStore {
     async fn migrate(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError> {
-        Ok(schema::migrate(&self.entrance, dry_run).await?)
+        Ok(schema::migrate(&self.entrance, Extent::Tables, dry_run).await?)
+    }
+
+    async fn guard(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError> {
+        Ok(schema::migrate(&self.entrance, Extent::Guard, dry_run).await?)
     }
 
     async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError> {

@@ -85,6 +85,11 @@ pub enum Failure {
         "say what to resume: templates, or --all; `orchestrator-worker pause` lists what is paused"
     )]
     NothingToResume,
+    #[error(
+        "an SQLite file knows no users; name the MySQL database whose worker needs rights with \
+         --database-url"
+    )]
+    NoUsers,
     #[error("--after is more than ten years; give a shorter time, or a moment with --at")]
     TooFar,
 }
@@ -93,7 +98,9 @@ impl Failure {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Configuration,
-            Self::NothingStays | Self::NothingToResume | Self::TooFar => Exit::Usage,
+            Self::NothingStays | Self::NothingToResume | Self::NoUsers | Self::TooFar => {
+                Exit::Usage
+            }
             Self::App(_)
             | Self::File(_)
             | Self::NotAWorkflow { .. }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use comfy_table::Cell;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use super::{
@@ -13,7 +14,8 @@ use super::{
 };
 use crate::{
     app,
-    config::Config,
+    config::{Config, Store},
+    domain::{doctor, retention::Retention},
     ports::control::{BacklogSummary, MigrationStep},
 };
 
@@ -22,14 +24,35 @@ use crate::{
 /// Adds only what is missing, so that it can be run again, and while an orchestrator and older
 /// workers use the database. An SQLite file is migrated whenever it is opened; a MySQL database
 /// only by this command, run by a user who may create and alter tables.
+///
+/// With --guard it also makes a trigger that stops what the orchestrator could do to executions that
+/// workers hold or have ended: start them a second time, or end them late. It needs the right TRIGGER,
+/// and runs as whoever made it: that user has to stay, or every update of an execution fails. `DROP
+/// TRIGGER ow_guard` takes it away again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker migrate --dry-run --database-url mysql://ADMIN:PASSWORD@HOST/NAME
-  orchestrator-worker migrate --database-url mysql://ADMIN:PASSWORD@HOST/NAME")]
+  orchestrator-worker migrate --database-url mysql://ADMIN:PASSWORD@HOST/NAME
+  orchestrator-worker migrate --print-grants --grant-to worker@10.0.0.% > grants.sql")]
 pub struct MigrateArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Also make the trigger that stops writers who hold no claim.
+    #[arg(long)]
+    guard: bool,
+    /// Print the statements that give a worker's user its rights, and do nothing; with `retention` set
+    /// in the configuration those to delete what has ended are among them.
+    #[arg(long, conflicts_with_all = ["dry_run", "guard"])]
+    print_grants: bool,
+    /// The user of --print-grants, as NAME or NAME@HOST.
+    #[arg(
+        long,
+        value_name = "USER",
+        default_value = "orchestrator-worker@%",
+        requires = "print_grants"
+    )]
+    grant_to: String,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     output: OutputWord,
@@ -49,9 +72,15 @@ struct Step {
 }
 
 pub async fn migrate(args: &MigrateArgs, config: &Config) -> Result<Exit, Failure> {
+    if args.print_grants {
+        return print_grants(args, config);
+    }
     must_stay(config)?;
     let stores = app::connect(&config.store).await?;
-    let steps = stores.control.migrate(args.dry_run).await?;
+    let mut steps = stores.control.migrate(args.dry_run).await?;
+    if args.guard {
+        steps.extend(stores.control.guard(args.dry_run).await?);
+    }
     // Before the first migration nothing says yet what is old.
     let backlog = if args.dry_run { None } else { Some(stores.control.backlog().await?) };
     match args.output {
@@ -80,6 +109,27 @@ pub async fn migrate(args: &MigrateArgs, config: &Config) -> Result<Exit, Failur
     }
     if let Some(held) = backlog.filter(|held| held.executions > 0) {
         eprintln!("note: {}", backlog::sentence(&held));
+    }
+    Ok(Exit::Success)
+}
+
+/// Needs no connection: whoever runs the statements is not whoever asks for them.
+fn print_grants(args: &MigrateArgs, config: &Config) -> Result<Exit, Failure> {
+    let Store::MySql(mysql) = &config.store else { return Err(Failure::NoUsers) };
+    let database = mysql.server.rsplit('/').next().unwrap_or_default();
+    let database = percent_decode_str(database).decode_utf8_lossy().replace('`', "``");
+    let (name, host) = args.grant_to.rsplit_once('@').unwrap_or((&args.grant_to, "%"));
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let user = format!("{}@{}", quoted(name), quoted(host));
+    let retention = config.worker.retention != Retention::default();
+    let grants = doctor::grants(&user, &format!("`{database}`"), retention);
+    match args.output {
+        OutputWord::Json => output::json(&grants)?,
+        OutputWord::Table => {
+            for grant in grants {
+                output::line(&format!("{grant};"))?;
+            }
+        }
     }
     Ok(Exit::Success)
 }

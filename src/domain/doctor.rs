@@ -21,7 +21,7 @@ mod templates;
 pub use clock::Clock;
 pub use export::{Export, export};
 pub use locks::RoundTrip;
-pub use rights::{DELETED, Rights, Verb};
+pub use rights::{DELETED, Rights, Verb, grants};
 pub use rows::Rows;
 pub use schema::{Tables, names};
 pub use server::{MySql, Server, Statements};

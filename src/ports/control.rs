@@ -21,6 +21,10 @@ pub trait Control: Send + Sync + 'static {
     /// would do.
     async fn migrate(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError>;
 
+    /// Adds a trigger to the executions' table that stops writers who hold no claim: an orchestrator's
+    /// double start, its late end. The tables are there already.
+    async fn guard(&self, dry_run: bool) -> Result<Vec<MigrationStep>, ControlError>;
+
     /// Puts a checked definition in, new or in place of what its ids held before.
     async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError>;
 
@@ -326,6 +330,8 @@ pub enum ControlError {
          has not let go of it; try again in a moment"
     )]
     StillHeld { execution: ExecutionId, owner: String },
+    #[error("an SQLite file needs no guard: only workers write to it; leave --guard out")]
+    NoGuard,
     #[error("the tables are not there yet; run `orchestrator-worker migrate` first")]
     NotMigrated,
     #[error(

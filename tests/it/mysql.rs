@@ -17,6 +17,7 @@ use crate::contract::{Row, Subject};
 
 mod backlog;
 mod doctor;
+mod guard;
 mod locked;
 mod network;
 mod odd;
@@ -212,6 +213,13 @@ on_both! {
         a_table_without_transactions_is_named_with_the_statement_that_changes_it
         the_server_is_named_with_its_settings
         rows_in_a_zone_that_is_configured_are_of_now
+    }
+    guard {
+        what_an_orchestrator_does_to_its_own_executions_is_let_through
+        what_comes_too_late_is_refused_by_number
+        what_is_handed_back_or_retried_is_not_the_orchestrators
+        workers_and_operators_go_on_as_without_it
+        the_grants_that_are_printed_are_all_that_a_worker_needs
     }
     locked {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed

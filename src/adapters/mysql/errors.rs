@@ -145,6 +145,10 @@ fn of_number(number: u16, message: &str) -> Fault {
         )),
         1176 => Fault::Busy(format!("a key is being rebuilt, or `migrate` has not run: {text}")),
         1054 | 1146 => Fault::NotMigrated,
+        1419 => Fault::NotReady(format!(
+            "with its binary log on this server lets nobody else make triggers; set \
+             log_bin_trust_function_creators=1 for the time being, or use a user with SUPER: {text}"
+        )),
         1044 | 1045 | 1142 | 1143 | 1227 | 1370 => {
             Fault::NotReady(format!("a right is missing; grant it to this user: {text}"))
         }

@@ -24,20 +24,44 @@ const FILES: [&str; 2] = [
     include_str!("../../../migrations/mysql/0002_worker.sql"),
 ];
 
+/// A trigger that stops writers who hold no claim. Its own file, because its text holds semicolons.
+const GUARD: [Step<'static>; 2] = [
+    Step {
+        what: "create the trigger ow_guard on workflow_executions",
+        unless: "trigger ow_guard",
+        sql: include_str!("../../../migrations/mysql/guard.sql"),
+    },
+    // A worker may not see triggers.
+    Step {
+        what: "record the guard in ow_meta",
+        unless: "guard ow_meta",
+        sql: "UPDATE ow_meta SET guard=1 WHERE id=1",
+    },
+];
+
 /// A key over a table of a hundred million rows takes its time.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How often an ALTER steps aside, and for how long.
 const PATIENCE: u32 = 30;
 const ASIDE: Duration = Duration::from_secs(1);
 
+/// What is to be there afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Tables,
+    /// The trigger on tables that are there.
+    Guard,
+}
+
 /// Does, or with `dry_run` only names, what is still to be done.
 pub(super) async fn migrate(
     entrance: &Entrance,
+    extent: Extent,
     dry_run: bool,
 ) -> Result<Vec<MigrationStep>, Fault> {
     let entrance = Entrance { purpose: Purpose::Migration, ..entrance.clone() };
     let lane = Lanes::start(entrance, LanesSettings::new("migrate", 1));
-    run(&lane, LIMIT, Migration { dry_run, done: Vec::new() }).await
+    run(&lane, LIMIT, Migration { extent, dry_run, done: Vec::new() }).await
 }
 
 /// A step of a migration file.
@@ -61,6 +85,7 @@ fn steps(file: &str) -> Vec<Step<'_>> {
 }
 
 struct Migration {
+    extent: Extent,
     dry_run: bool,
     done: Vec<MigrationStep>,
 }
@@ -73,7 +98,11 @@ impl Work for Migration {
         if !self.dry_run {
             take_turn(session).await?;
         }
-        for step in pending(session).await? {
+        let steps = match self.extent {
+            Extent::Tables => pending(session).await?,
+            Extent::Guard => guard_pending(session).await?,
+        };
+        for step in steps {
             let took = if self.dry_run { None } else { Some(carry_out(session, &step).await?) };
             self.done.push(MigrationStep { what: step.what.into(), took });
         }
@@ -100,6 +129,11 @@ pub(super) async fn pending(session: &mut Session) -> Result<Vec<Step<'static>>,
     Ok(all.filter(|step| !there.contains(step.unless)).collect())
 }
 
+async fn guard_pending(session: &mut Session) -> Result<Vec<Step<'static>>, Fault> {
+    let there = what_is_there(session).await?;
+    Ok(GUARD.into_iter().filter(|step| !there.contains(step.unless)).collect())
+}
+
 /// One migration at a time; the lock falls with the connection.
 async fn take_turn(session: &mut Session) -> Result<(), Fault> {
     let ask = fixed(
@@ -120,7 +154,9 @@ async fn what_is_there(session: &mut Session) -> Result<BTreeSet<String>, Fault>
              SELECT CONCAT('column ', TABLE_NAME, '.', COLUMN_NAME) FROM \
              information_schema.COLUMNS WHERE TABLE_SCHEMA=DATABASE() UNION ALL \
              SELECT DISTINCT CONCAT('key ', TABLE_NAME, '.', INDEX_NAME) FROM \
-             information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE()",
+             information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE() UNION ALL \
+             SELECT CONCAT('trigger ', TRIGGER_NAME) FROM \
+             information_schema.TRIGGERS WHERE TRIGGER_SCHEMA=DATABASE()",
         ))
         .await?;
     let mut there: BTreeSet<String> =
@@ -131,6 +167,12 @@ async fn what_is_there(session: &mut Session) -> Result<BTreeSet<String>, Fault>
             if session.row(ask).await?.is_some() {
                 there.insert(format!("row {table}"));
             }
+        }
+    }
+    if there.contains("row ow_meta") {
+        let ask = fixed("SELECT CAST(guard AS SIGNED) FROM ow_meta WHERE id=1");
+        if session.row(ask).await?.map(|row| rows::number(&row, 0)).transpose()? == Some(Some(1)) {
+            there.insert("guard ow_meta".into());
         }
     }
     Ok(there)

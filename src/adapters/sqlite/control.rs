@@ -62,6 +62,10 @@ impl Control for SqliteStore {
         done.map_err(|failure| failure.into_migration(&self.place))
     }
 
+    async fn guard(&self, _: bool) -> Result<Vec<MigrationStep>, ControlError> {
+        Err(ControlError::NoGuard)
+    }
+
     async fn apply(&self, definition: &Definition, about: &About) -> Result<Applied, ControlError> {
         let (definition, about) = (definition.clone(), about.clone());
         self.command(move |c| Box::pin(async move { apply::apply(c, &definition, &about).await }))

@@ -110,6 +110,16 @@ const RETENTION: [Need; 3] = [
     need(Verb::Delete, "ow_attempts", &[]),
 ];
 
+/// The statements that give a worker what it needs and nothing more; `user` and `database` are quoted.
+pub fn grants(user: &str, database: &str, retention: bool) -> Vec<String> {
+    let rights =
+        Rights { user: user.into(), database: database.into(), deletable: BTreeSet::new() };
+    let selects = schema::names().map(|table| need(Verb::Select, table, &[]));
+    let retention = RETENTION.into_iter().filter(|_| retention);
+    let needs = selects.chain(NEEDS).chain(retention);
+    needs.map(|need| need.grant(need.columns, &rights)).collect()
+}
+
 /// Tables of which a store has to say whether rows may be deleted.
 pub const DELETED: [&str; 4] =
     ["distributed_locks", "workflow_executions", "workflow_step_executions", "ow_attempts"];
@@ -150,18 +160,22 @@ impl Need {
     }
 
     fn finding(&self, lacking: &[&str], rights: &Rights) -> Finding {
-        let (verb, table) = (self.verb.as_str(), self.table);
-        let Rights { user, database, .. } = rights;
+        let (verb, table, user) = (self.verb.as_str(), self.table, &rights.user);
         let (of, columns) = if self.columns.is_empty() {
-            (String::new(), String::new())
+            (String::new(), &[][..])
         } else {
-            (format!(" of {}", listed(lacking)), format!(" ({})", lacking.join(", ")))
+            (format!(" of {}", listed(lacking)), lacking)
         };
-        Finding::problem(
-            "grants",
-            format!("{user} lacks {verb}{of} on {table}"),
-            format!("GRANT {verb}{columns} ON {database}.{table} TO {user}"),
-        )
+        let found = format!("{user} lacks {verb}{of} on {table}");
+        Finding::problem("grants", found, self.grant(columns, rights))
+    }
+
+    /// On the whole table if there are no columns.
+    fn grant(&self, columns: &[&str], rights: &Rights) -> String {
+        let columns =
+            if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
+        let (verb, table, Rights { user, database, .. }) = (self.verb.as_str(), self.table, rights);
+        format!("GRANT {verb}{columns} ON {database}.{table} TO {user}")
     }
 }
 
