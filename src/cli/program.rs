@@ -98,11 +98,12 @@ pub(super) async fn store(config: &Config) -> Result<Stores, Failure> {
     Ok(app::open(&config.store).await?)
 }
 
-/// Refuses a store that ends with the command, and says where an unnamed one is.
+/// Refuses a store that ends with the command, and says where an unnamed one is when it is made: later
+/// that is known, and where it is not expected there is none yet.
 pub(super) fn must_stay(config: &Config) -> Result<(), Failure> {
     match &config.store {
         Store::Sqlite(Sqlite::Memory) => return Err(Failure::NothingStays),
-        Store::Sqlite(Sqlite::File { path, by_default: true }) => {
+        Store::Sqlite(Sqlite::File { path, by_default: true }) if !path.exists() => {
             eprintln!("note: no database is configured: using the SQLite file {}", path.display());
         }
         Store::Sqlite(Sqlite::File { .. }) | Store::MySql(_) => {}
