@@ -48,11 +48,11 @@ pub struct SummaryJson {
     owner: Option<String>,
     error: Option<String>,
     created_by: Option<String>,
-    created_at: Option<String>,
+    created_at: Option<UnixMillis>,
     /// It is not claimed before.
-    not_before: Option<String>,
-    started_at: Option<String>,
-    finished_at: Option<String>,
+    not_before: Option<UnixMillis>,
+    started_at: Option<UnixMillis>,
+    finished_at: Option<UnixMillis>,
 }
 
 impl From<ExecutionSummary> for SummaryJson {
@@ -65,10 +65,10 @@ impl From<ExecutionSummary> for SummaryJson {
             owner: Some(summary.owner).filter(|owner| !owner.is_empty()),
             error: summary.error,
             created_by: summary.created_by,
-            created_at: summary.created_at.map(text::rfc3339),
-            not_before: summary.not_before.map(text::rfc3339),
-            started_at: summary.started_at.map(text::rfc3339),
-            finished_at: summary.finished_at.map(text::rfc3339),
+            created_at: summary.created_at,
+            not_before: summary.not_before,
+            started_at: summary.started_at,
+            finished_at: summary.finished_at,
         }
     }
 }

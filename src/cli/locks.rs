@@ -160,7 +160,7 @@ fn one(lock: &LockRow, word: OutputWord) -> Result<(), Failure> {
         ("beat", lock.beat.to_string()),
         ("expires", expiry(lock)),
         ("renewed", ago(lock.renewed_ago_ms)),
-        ("created", lock.created_at.map_or_else(String::new, text::rfc3339)),
+        ("created", lock.created_at.map(|time| time.to_string()).unwrap_or_default()),
     ] {
         output::line(&format!("{name:<8} {value}"))?;
     }

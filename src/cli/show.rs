@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    ports::control::{AttemptDetail, ExecutionDetail, ExecutionSummary, StepDetail},
+    ports::control::{AttemptDetail, ExecutionDetail, ExecutionSummary, StepDetail, UnixMillis},
 };
 
 /// Longest output or error of a step in a table; `--output json` shows all of it.
@@ -50,8 +50,8 @@ struct StepJson {
     retry_count: i64,
     output: Option<String>,
     error: Option<String>,
-    started_at: Option<String>,
-    finished_at: Option<String>,
+    started_at: Option<UnixMillis>,
+    finished_at: Option<UnixMillis>,
     attempts: Vec<AttemptJson>,
 }
 
@@ -62,8 +62,8 @@ struct AttemptJson {
     owner: String,
     outcome: Option<String>,
     cause: Option<String>,
-    started_at: Option<String>,
-    finished_at: Option<String>,
+    started_at: Option<UnixMillis>,
+    finished_at: Option<UnixMillis>,
 }
 
 pub async fn show(args: &ShowArgs, config: &Config) -> Result<Exit, Failure> {
@@ -98,8 +98,8 @@ fn step_json(step: StepDetail) -> StepJson {
         retry_count: step.retry_count,
         output: step.output,
         error: step.error,
-        started_at: step.started_at.map(text::rfc3339),
-        finished_at: step.finished_at.map(text::rfc3339),
+        started_at: step.started_at,
+        finished_at: step.finished_at,
         attempts: step.attempts.into_iter().map(attempt_json).collect(),
     }
 }
@@ -111,21 +111,21 @@ fn attempt_json(attempt: AttemptDetail) -> AttemptJson {
         owner: attempt.owner,
         outcome: attempt.outcome,
         cause: attempt.cause,
-        started_at: attempt.started_at.map(text::rfc3339),
-        finished_at: attempt.finished_at.map(text::rfc3339),
+        started_at: attempt.started_at,
+        finished_at: attempt.finished_at,
     }
 }
 
 /// Of what has not started; afterwards it does not matter any more.
 fn not_before(summary: &ExecutionSummary) -> String {
     let time = summary.not_before.filter(|_| summary.started_at.is_none());
-    time.map_or_else(String::new, text::rfc3339)
+    time.map(|time| time.to_string()).unwrap_or_default()
 }
 
 fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
     let summary = &detail.summary;
     let template = summary.template_name.clone().unwrap_or_default();
-    let time = |time: Option<_>| time.map_or_else(String::new, text::rfc3339);
+    let time = |time: Option<UnixMillis>| time.map(|time| time.to_string()).unwrap_or_default();
     for (name, value) in [
         ("execution", summary.execution.to_string()),
         ("template", text::cell(&template, CELL)),

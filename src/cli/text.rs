@@ -8,19 +8,10 @@ use jiff::Timestamp;
 
 use crate::ports::control::UnixMillis;
 
-/// RFC 3339, UTC, with milliseconds; a time that no calendar has is given as its number.
-pub fn rfc3339(time: UnixMillis) -> String {
-    format_time(time, "%Y-%m-%dT%H:%M:%S.%3fZ")
-}
-
-/// `2026-07-31 12:00:03`, UTC.
+/// `2026-07-31 12:00:03`, UTC; a time that no calendar has is given as its number.
 pub fn seconds(time: UnixMillis) -> String {
-    format_time(time, "%Y-%m-%d %H:%M:%S")
-}
-
-fn format_time(UnixMillis(millis): UnixMillis, format: &str) -> String {
-    Timestamp::from_millisecond(millis)
-        .map_or_else(|_| format!("{millis} ms"), |time| time.strftime(format).to_string())
+    Timestamp::from_millisecond(time.0)
+        .map_or_else(|_| time.to_string(), |known| known.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
 /// Between two times of the store; never negative.
@@ -82,7 +73,7 @@ mod tests {
             (-1, "1969-12-31T23:59:59.999Z"),
             (i64::MAX, "9223372036854775807 ms"),
         ] {
-            assert_eq!(rfc3339(UnixMillis(millis)), expected);
+            assert_eq!(UnixMillis(millis).to_string(), expected);
         }
         assert_eq!(seconds(UnixMillis(1_785_499_203_045)), "2026-07-31 12:00:03");
         assert_eq!(between(UnixMillis(5), UnixMillis(3)), Duration::ZERO);

@@ -1,9 +1,10 @@
 //! What an operator asks of a store: prepare it, put workflows in, submit, look.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
 use super::executions::StoreError;
 use crate::domain::{
@@ -254,9 +255,25 @@ pub struct Filter {
 }
 
 /// Milliseconds since 1970, UTC, by the store's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixMillis(pub i64);
+
+/// RFC 3339, UTC, with milliseconds; a time that no calendar has is given as its number.
+impl fmt::Display for UnixMillis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_millisecond(self.0) {
+            Ok(time) => write!(f, "{}", time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ")),
+            Err(_) => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+/// As it is displayed.
+impl Serialize for UnixMillis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// An execution in a list. `status` is the column's own word, even an unknown one.
 #[derive(Clone, Debug, PartialEq, Eq)]
