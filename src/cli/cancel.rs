@@ -60,7 +60,7 @@ pub async fn cancel(args: &CancelArgs, config: &Config) -> Result<Exit, Failure>
         OutputWord::Json => output::json(&done)?,
         OutputWord::Table => {
             for one in &done {
-                output::line(&format!("{}: {}", one.execution, sentence(&one.met)))?;
+                output::paragraph(&format!("{}: {}", one.execution, sentence(&one.met)))?;
             }
         }
     }

@@ -70,7 +70,7 @@ fn show(args: &ConfigShowArgs, config: &Config, settings: &[Setting]) -> Result<
             for setting in shown {
                 rows.add([
                     Cell::new(&setting.key),
-                    Cell::new(text::cell(setting.value.as_deref().unwrap_or_default(), 200)),
+                    Cell::new(text::cell(setting.value.as_deref().unwrap_or("not set"), 200)),
                     Cell::new(setting.origin.as_deref().unwrap_or("default")),
                 ]);
             }

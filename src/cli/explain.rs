@@ -64,9 +64,12 @@ pub async fn run(args: &ExplainArgs, config: &Config) -> Result<Exit, Failure> {
         })?,
         OutputWord::Table => {
             let state = super::list::state_word(facts.status.as_deref());
-            output::line(&format!("{} ({}) is {state}", args.execution, facts.template))?;
-            output::line(&format!("because  {}", text::cell(&explained.because, 1000)))?;
-            output::line(&format!("next     {}", explained.next))?;
+            let template = text::cell(&facts.template, 200);
+            output::paragraph(&format!("{} ({template}) is {state}", args.execution))?;
+            output::fields([
+                ("because", text::cell(&explained.because, 1000)),
+                ("next", text::cell(&explained.next, 1000)),
+            ])?;
         }
     }
     Ok(Exit::Success)

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    domain::id::LockKey,
+    domain::id::{ExecutionId, LockKey},
     ports::control::{LockFilter, LockRow},
 };
 
@@ -117,10 +117,12 @@ async fn list(args: &LocksListArgs, config: &Config) -> Result<Exit, Failure> {
 }
 
 fn table(locks: &[LockRow], config: &Config) -> Result<(), Failure> {
-    let mut rows = Rows::new(config, &["KEY", "OWNER", "EXPIRES", "RENEWED"]).whole(&[2, 3]);
+    let columns = ["EXECUTION OR KEY", "OWNER", "EXPIRES", "RENEWED"];
+    let mut rows = Rows::new(config, &columns).whole(&[2, 3]);
+    let of_executions = LockKey::of_execution(&ExecutionId::from("")).to_string();
     for lock in locks {
         rows.add([
-            Cell::new(text::cell(&lock.key, 250)),
+            Cell::new(text::cell(lock.key.strip_prefix(&of_executions).unwrap_or(&lock.key), 250)),
             Cell::new(text::cell(&lock.owner, 250)),
             Cell::new(expiry(lock)),
             Cell::new(ago(lock.renewed_ago_ms)),
@@ -138,7 +140,7 @@ fn expiry(lock: &LockRow) -> String {
 
 async fn show(args: &LocksShowArgs, config: &Config) -> Result<Exit, Failure> {
     let control = store(config).await?.control;
-    let of_execution = LockKey::of_execution(&args.key.as_str().into()).to_string();
+    let of_execution = LockKey::of_execution(&ExecutionId::from(args.key.as_str())).to_string();
     for key in [args.key.clone(), of_execution] {
         let filter = LockFilter { key: Some(key), limit: 1, ..LockFilter::default() };
         if let Some(lock) = control.locks(&filter).await?.first() {
@@ -153,7 +155,7 @@ fn one(lock: &LockRow, word: OutputWord) -> Result<(), Failure> {
     if word == OutputWord::Json {
         return output::json(lock);
     }
-    for (name, value) in [
+    output::fields([
         ("key", text::cell(&lock.key, 250)),
         ("owner", text::cell(&lock.owner, 250)),
         ("fence", lock.fence.to_string()),
@@ -161,10 +163,7 @@ fn one(lock: &LockRow, word: OutputWord) -> Result<(), Failure> {
         ("expires", expiry(lock)),
         ("renewed", ago(lock.renewed_ago_ms)),
         ("created", lock.created_at.map(|time| time.to_string()).unwrap_or_default()),
-    ] {
-        output::line(&format!("{name:<8} {value}"))?;
-    }
-    Ok(())
+    ])
 }
 
 async fn clean(args: &LocksCleanArgs, config: &Config) -> Result<Exit, Failure> {

@@ -27,6 +27,28 @@ pub fn line(text: &str) -> Result<(), Failure> {
     is_read(writeln!(io::stdout(), "{text}")).map(drop)
 }
 
+/// Prints text for people, in as many lines as its width takes.
+pub fn paragraph(text: &str) -> Result<(), Failure> {
+    let mut table = plain_table();
+    table.add_row([text]);
+    line(&table.trim_fmt())
+}
+
+/// Prints named values, one below the other; what has none is left out.
+pub fn fields<'f>(fields: impl IntoIterator<Item = (&'f str, String)>) -> Result<(), Failure> {
+    let mut table = plain_table();
+    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([name, &value]);
+    }
+    if let Some(names) = table.column_mut(0) {
+        names.set_padding((0, 2)).set_constraint(ColumnConstraint::ContentWidth);
+    }
+    if let Some(values) = table.column_mut(1) {
+        values.set_padding((0, 0));
+    }
+    line(&table.trim_fmt())
+}
+
 /// Prints a piece of text at once, the rest of a line too; returns whether anybody reads on.
 pub fn piece(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
@@ -41,6 +63,16 @@ fn is_read(written: io::Result<()>) -> Result<bool, Failure> {
     }
 }
 
+/// Without lines, as wide as the terminal.
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic);
+    if !io::stdout().is_terminal() {
+        table.force_no_tty().set_width(WIDTH);
+    }
+    table
+}
+
 /// A table that is printed with [`Rows::print`].
 pub struct Rows {
     table: Table,
@@ -49,13 +81,8 @@ pub struct Rows {
 
 impl Rows {
     pub fn new(config: &Config, columns: &[&str]) -> Self {
-        let terminal = io::stdout().is_terminal();
-        let colour = config.colour && terminal;
-        let mut table = Table::new();
-        table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic);
-        if !terminal {
-            table.force_no_tty().set_width(WIDTH);
-        }
+        let colour = config.colour && io::stdout().is_terminal();
+        let mut table = plain_table();
         let header = |name: &&str| {
             let cell = Cell::new(name);
             if colour { cell.add_attribute(Attribute::Bold) } else { cell }
@@ -120,7 +147,11 @@ impl Rows {
         self.table.is_empty()
     }
 
+    pub fn text(&self) -> String {
+        self.table.trim_fmt()
+    }
+
     pub fn print(&self) -> Result<(), Failure> {
-        line(&self.table.trim_fmt())
+        line(&self.text())
     }
 }

@@ -109,7 +109,7 @@ fn print(
     for change in changes {
         let name = change.template_name.as_deref().unwrap_or("every template");
         let what = if change.changed { changed } else { unchanged };
-        output::line(&format!("{}: {what}", text::cell(name, 200)))?;
+        output::paragraph(&format!("{}: {what}", text::cell(name, 200)))?;
     }
     Ok(Exit::Success)
 }

@@ -181,7 +181,7 @@ fn table(summary: &Summary, config: &Config) -> Result<(), Failure> {
     }
     for one in &summary.finished {
         if let Some(error) = &one.error {
-            output::line(&format!("{}: {}", name(one), text::cell(error, CELL)))?;
+            output::paragraph(&format!("{}: {}", name(one), text::cell(error, CELL)))?;
         }
     }
     output::line(&counts(summary))
