@@ -30,6 +30,7 @@ mod run;
 mod show;
 mod submit;
 mod text;
+mod watch;
 mod workers;
 pub mod workflow_file;
 
@@ -45,11 +46,11 @@ Examples:
       Put a workflow in and run it by a worker that runs elsewhere.
 
 Exit codes:
-  0   done; with --until-idle, --wait or -f: everything succeeded
+  0   done; with --until-idle, --wait, --watch or -f: everything succeeded
   1   it could not be done; the reason is on the standard error
       (doctor: something needs a person)
   2   the command line is wrong
-  3   an execution failed (run --until-idle, submit --wait, logs -f)
+  3   an execution failed (run --until-idle, submit --wait, show --watch, logs -f)
   4   an execution was cancelled and none failed (the same)
   78  the configuration is wrong
 

@@ -107,10 +107,10 @@ async fn list(args: &BacklogListArgs, config: &Config) -> Result<Exit, Failure> 
         })?,
         OutputWord::Table => {
             if !executions.is_empty() {
-                list::print(config, &executions)?;
+                list::rows(config, &executions).print()?;
                 output::line("")?;
             }
-            output::line(&sentence(&held))?;
+            output::paragraph(&sentence(&held))?;
         }
     }
     Ok(Exit::Success)

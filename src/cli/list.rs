@@ -1,5 +1,7 @@
 //! `list`: executions, newest first.
 
+use std::time::Duration;
+
 use clap::{Args, builder::PossibleValuesParser};
 use comfy_table::Cell;
 use serde::Serialize;
@@ -9,7 +11,7 @@ use super::{
     exit::{Exit, Failure},
     output::{self, Rows},
     program::store,
-    text,
+    text, watch,
 };
 use crate::{
     config::Config,
@@ -18,10 +20,15 @@ use crate::{
 };
 
 /// List executions, newest first.
+///
+/// With --watch the list is drawn again every second until Ctrl-C. Where the output is not a terminal,
+/// each change of an execution in it is one line, or one JSON object; that one leaves the list is not
+/// told.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker list --state failed
-  orchestrator-worker list --template release --limit 5 --output json")]
+  orchestrator-worker list --template release --limit 5 --output json
+  orchestrator-worker list --watch")]
 pub struct ListArgs {
     /// Only those in this state.
     #[arg(long, value_parser = PossibleValuesParser::new(ExecutionState::ALL.map(ExecutionState::as_str)))]
@@ -32,6 +39,9 @@ pub struct ListArgs {
     /// At most so many.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
+    /// Go on, and show what changes.
+    #[arg(long)]
+    watch: bool,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     output: OutputWord,
@@ -80,7 +90,11 @@ pub async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Failure> {
         limit: args.limit,
         ..Filter::default()
     };
-    let executions = store(config).await?.control.list(&filter).await?;
+    let control = store(config).await?.control;
+    if args.watch {
+        return watch::list(&*control, &filter, args.output, config).await;
+    }
+    let executions = control.list(&filter).await?;
     match args.output {
         OutputWord::Json => {
             output::json(&executions.into_iter().map(SummaryJson::from).collect::<Vec<_>>())?;
@@ -93,13 +107,13 @@ pub async fn list(args: &ListArgs, config: &Config) -> Result<Exit, Failure> {
                 "no executions; `orchestrator-worker submit TEMPLATE` makes one"
             })?;
         }
-        OutputWord::Table => print(config, &executions)?,
+        OutputWord::Table => rows(config, &executions).print()?,
     }
     Ok(Exit::Success)
 }
 
-/// Prints executions as `list` does.
-pub fn print(config: &Config, executions: &[ExecutionSummary]) -> Result<(), Failure> {
+/// Executions as `list` shows them.
+pub fn rows(config: &Config, executions: &[ExecutionSummary]) -> Rows {
     let columns = ["EXECUTION", "STATE", "CREATED (UTC)", "TEMPLATE"];
     let mut rows = Rows::new(config, &columns).whole(&[0, 1, 2]);
     for one in executions {
@@ -111,7 +125,7 @@ pub fn print(config: &Config, executions: &[ExecutionSummary]) -> Result<(), Fai
             Cell::new(text::cell(&template.unwrap_or_default(), 200)),
         ]);
     }
-    rows.print()
+    rows
 }
 
 /// The column's own word, even an unknown one.
@@ -120,6 +134,11 @@ pub fn state_word(status: Option<&str>) -> String {
 }
 
 /// From its start to its end, where both are known.
+pub fn lasted(started: Option<UnixMillis>, finished: Option<UnixMillis>) -> Option<Duration> {
+    started.zip(finished).map(|(from, to)| text::between(from, to))
+}
+
+/// The same for people.
 pub fn took(started: Option<UnixMillis>, finished: Option<UnixMillis>) -> String {
-    started.zip(finished).map_or_else(String::new, |(from, to)| text::took(text::between(from, to)))
+    lasted(started, finished).map(text::took).unwrap_or_default()
 }

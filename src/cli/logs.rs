@@ -16,6 +16,7 @@ use super::{
     program::store,
     submit::{exit_of, final_state},
     text,
+    watch::result,
 };
 use crate::{
     config::Config,
@@ -132,9 +133,7 @@ fn ended(detail: &ExecutionDetail, steps: &[&StepDetail], args: &LogsArgs) -> Op
             (false, false) => Exit::ExecutionFailed,
         });
     }
-    // Steps of one that was cancelled a moment ago are stopped by whoever holds it.
-    let stopping = !detail.summary.owner.is_empty() && states.contains(&Some(StepState::Running));
-    end.filter(|_| !stopping).map(|end| exit_of(Some(end)))
+    result(detail).map(|end| exit_of(Some(end)))
 }
 
 fn state_of(step: &StepDetail) -> Option<StepState> {

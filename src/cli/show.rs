@@ -10,7 +10,7 @@ use super::{
     list::{SummaryJson, state_word, took},
     output::{self, Rows},
     program::store,
-    text,
+    text, watch,
 };
 use crate::{
     config::Config,
@@ -21,13 +21,21 @@ use crate::{
 const CELL: usize = 400;
 
 /// Show one execution with its steps, their output and errors.
+///
+/// With --watch its steps are drawn as they go until it has ended, and the exit code follows the
+/// result: 0 success, 3 failed, 4 cancelled. Where the output is not a terminal, each change is one
+/// line, or one JSON object. Ctrl-C ends the watching, not the execution.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11
-  orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11 --output json")]
+  orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11 --output json
+  orchestrator-worker show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11 --watch")]
 pub struct ShowArgs {
     /// The execution's id, as `submit` and `list` print it.
     execution: String,
+    /// Show its steps as they go, until it has ended.
+    #[arg(long)]
+    watch: bool,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     output: OutputWord,
@@ -68,7 +76,11 @@ struct AttemptJson {
 
 pub async fn show(args: &ShowArgs, config: &Config) -> Result<Exit, Failure> {
     let id = args.execution.as_str().into();
-    let detail = store(config).await?.control.show(&id).await?;
+    let control = store(config).await?.control;
+    if args.watch {
+        return watch::execution(&*control, &id, args.output, config).await;
+    }
+    let detail = control.show(&id).await?;
     print(detail, args.output, config)?;
     Ok(Exit::Success)
 }
@@ -126,21 +138,17 @@ fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
     let summary = &detail.summary;
     let template = summary.template_name.clone().unwrap_or_default();
     let time = |time: Option<UnixMillis>| time.map(|time| time.to_string()).unwrap_or_default();
-    for (name, value) in [
+    output::fields([
         ("execution", summary.execution.to_string()),
         ("template", text::cell(&template, CELL)),
         ("state", state_word(summary.status.as_deref())),
         ("error", text::cell(summary.error.as_deref().unwrap_or_default(), CELL)),
-        ("held by", summary.owner.clone()),
+        ("held by", text::cell(&summary.owner, 250)),
         ("created", time(summary.created_at)),
         ("not before", not_before(summary)),
         ("started", time(summary.started_at)),
         ("finished", time(summary.finished_at)),
-    ] {
-        if !value.is_empty() {
-            output::line(&format!("{name:<10} {value}"))?;
-        }
-    }
+    ])?;
     output::line("")?;
     let columns = ["STEP", "STATE", "TRIES", "TOOK", "OUTPUT OR ERROR"];
     let mut rows = Rows::new(config, &columns).whole(&[1, 2, 3]).right(&[2, 3]);

@@ -11,7 +11,7 @@ use super::{
     exit::{Exit, Failure},
     output,
     program::store,
-    show, text,
+    show, text, watch,
 };
 use crate::{
     config::Config,
@@ -28,12 +28,13 @@ const STILL_PENDING: Duration = Duration::from_secs(10);
 
 /// Submit a template: make an execution that a worker then runs.
 ///
-/// Prints the id of the execution. With --wait the exit code follows the result: 0 success,
-/// 3 failed, 4 cancelled.
+/// Prints the id of the execution. With --wait or --watch the exit code follows the result: 0 success,
+/// 3 failed, 4 cancelled. Ctrl-C ends the waiting, not the execution.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker submit release
   orchestrator-worker submit release --wait && echo released
+  orchestrator-worker submit release --watch
   orchestrator-worker submit report --at 2026-08-01T06:30:00Z")]
 pub struct SubmitArgs {
     /// The template's name or id.
@@ -47,6 +48,10 @@ pub struct SubmitArgs {
     /// Wait until the execution has ended, and show it.
     #[arg(long)]
     wait: bool,
+    /// Wait, and show its steps as they go; one line a change, or one JSON object, where the output
+    /// is not a terminal.
+    #[arg(long)]
+    watch: bool,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t)]
     output: OutputWord,
@@ -70,6 +75,9 @@ pub async fn submit(args: &SubmitArgs, config: &Config) -> Result<Exit, Failure>
     let (template, created_by) = (args.template.clone(), config.user.clone());
     let submission = Submission { template, created_by, start };
     let submitted = stores.control.submit(&submission).await?;
+    if args.watch {
+        return watch::execution(&*stores.control, &submitted.execution, args.output, config).await;
+    }
     if !args.wait {
         print(submitted, args.output)?;
         return Ok(Exit::Success);

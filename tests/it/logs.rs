@@ -1,13 +1,6 @@
 //! `logs`, as somebody reads it while and after another process runs the steps.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, ChildStdout, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread::spawn,
-};
+use std::{fs, path::Path};
 
 use orchestrator_worker::ports::runner::TELL_EVERY;
 use tempfile::TempDir;
@@ -15,7 +8,7 @@ use tempfile::TempDir;
 use crate::{
     contract::world::World,
     crash::Served,
-    process::{CEILING, Worker, binary, json, run, wait_until},
+    process::{Follower, Worker, binary, json, run, wait_until},
     stores::on_every_store,
 };
 
@@ -61,49 +54,8 @@ fn open_gate(folder: &Path) {
 }
 
 /// `logs -f` in a process of its own.
-struct Follower {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Follower {
-    fn start(url: &str, words: &[&str]) -> Self {
-        let mut child = binary()
-            .args(["--database-url", url, "logs", "-f"])
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let stdout: ChildStdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = channel();
-        spawn(move || {
-            // Whoever wants no more lines has the test behind it.
-            BufReader::new(stdout)
-                .lines()
-                .map_while(Result::ok)
-                .all(|line| sender.send(line).is_ok())
-        });
-        Self { child, lines }
-    }
-
-    fn line(&self) -> String {
-        self.lines.recv_timeout(CEILING).expect("one more line")
-    }
-
-    /// The lines that are left, and the exit code.
-    fn end(mut self) -> (Vec<String>, Option<i32>) {
-        let status = wait_until("it ends", || self.child.try_wait().expect("a child"));
-        (self.lines.iter().collect(), status.code())
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        // It may have ended already; then there is nothing to kill.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+fn follow(url: &str, words: &[&str]) -> Follower {
+    Follower::spawn(binary().args(["--database-url", url, "logs", "-f"]).args(words))
 }
 
 async fn whoever_follows_reads_what_a_running_step_prints<S: Served>() {
@@ -112,7 +64,7 @@ async fn whoever_follows_reads_what_a_running_step_prints<S: Served>() {
     let folder = apply_two(&url);
     let execution = submit(&url);
     let worker = Worker::start(&url, "a", &[]);
-    let follower = Follower::start(&url, &[&execution, "second"]);
+    let follower = follow(&url, &[&execution, "second"]);
     assert_eq!(follower.line(), "before the gate", "while the step runs");
     let shown = json(&url, ["show", &execution]);
     assert_eq!(
@@ -129,7 +81,7 @@ async fn whoever_follows_reads_what_a_running_step_prints<S: Served>() {
     fs::remove_file(folder.path().join("gate")).expect("it was there");
     let _silent = Worker::start(&url, "b", &[("ORCHESTRATOR_WORKER__SHELL__LIVE_OUTPUT", "false")]);
     let execution = submit(&url);
-    let last = Follower::start(&url, &[&execution, "second"]);
+    let last = follow(&url, &[&execution, "second"]);
     let steps = || json(&url, ["show", &execution])["steps"][1].clone();
     wait_until("the step runs", || (steps()["state"] == "running").then_some(()));
     let since = tokio::time::Instant::now();
@@ -146,8 +98,8 @@ async fn whoever_follows_reads_each_step_and_learns_of_the_end<S: Served>() {
     let url = world.subject.url();
     let folder = apply_two(&url);
     let execution = submit(&url);
-    let follower = Follower::start(&url, &[&execution]);
-    let of_first = Follower::start(&url, &[&execution, "first"]);
+    let follower = follow(&url, &[&execution]);
+    let of_first = follow(&url, &[&execution, "first"]);
     let _worker = Worker::start(&url, "a", &[]);
 
     assert_eq!(follower.line(), "==> first <==");

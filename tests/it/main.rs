@@ -33,6 +33,7 @@ mod steering;
 mod stores;
 mod submit;
 mod telemetry;
+mod watch;
 mod worker;
 mod workflow_file;
 mod workflow_properties;

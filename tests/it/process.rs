@@ -19,7 +19,12 @@ pub const CEILING: Duration = Duration::from_secs(120);
 
 /// The binary under test, with an environment of its own.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator-worker"));
+    program(env!("CARGO_BIN_EXE_orchestrator-worker"))
+}
+
+/// Any program with such an environment.
+pub fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
     command.env_clear();
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
@@ -191,6 +196,47 @@ impl Drop for Worker {
         if let Some(reader) = self.reader.take() {
             reader.join().ok();
         }
+    }
+}
+
+/// A process that prints lines for as long as there is something to tell.
+pub struct Follower {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Follower {
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        spawn(move || {
+            // Whoever wants no more lines has the test behind it.
+            BufReader::new(stdout)
+                .lines()
+                .map_while(Result::ok)
+                .all(|line| sender.send(line).is_ok())
+        });
+        Self { child, lines }
+    }
+
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(CEILING).expect("one more line")
+    }
+
+    /// The lines that are left, and the exit code.
+    pub fn end(mut self) -> (Vec<String>, Option<i32>) {
+        let status = wait_until("it ends", || self.child.try_wait().expect("a child"));
+        (self.lines.iter().collect(), status.code())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
