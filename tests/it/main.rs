@@ -17,6 +17,7 @@ mod graphs;
 mod hostile_definitions;
 mod hostile_steps;
 mod http;
+mod json_shapes;
 mod keys;
 mod logs;
 mod mysql;
