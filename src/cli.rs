@@ -39,26 +39,27 @@ pub use program::Program;
 const AFTER_HELP: &str = "\
 Examples:
   orchestrator-worker run --submit deploy/examples --until-idle
-      Try it: apply and run all workflow files of a folder on an SQLite file, then stop.
+      Try it: apply and run all workflow files of a folder, then stop.
   orchestrator-worker run --database-url mysql://USER:PASSWORD@HOST/NAME
       Work on a MySQL database until stopped.
-  orchestrator-worker apply -f release.yaml && orchestrator-worker submit release --wait
-      Put a workflow in and run it by a worker that runs elsewhere.
+  orchestrator-worker apply -f release.yaml
+  orchestrator-worker submit release --wait
+      Put a workflow in and have it run by a worker that runs elsewhere.
 
 Exit codes:
   0   done; with --until-idle, --wait, --watch or -f: everything succeeded
   1   it could not be done; the reason is on the standard error
       (doctor: something needs a person)
   2   the command line is wrong
-  3   an execution failed (run --until-idle, submit --wait, show --watch, logs -f)
+  3   an execution failed (run --until-idle, --wait, --watch, logs -f)
   4   an execution was cancelled and none failed (the same)
   78  the configuration is wrong
 
 Settings come from a YAML file (--config, else ./orchestrator-worker.yaml, else
 /etc/orchestrator-worker/config.yaml), then from variables such as
 ORCHESTRATOR_WORKER__LOCK__TTL=30s, then from flags. DATABASE_URL, the variables
-DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME, RUST_LOG, NO_COLOR and OTEL_* are
-understood too.";
+DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME, RUST_LOG, NO_COLOR and
+OTEL_* are understood too.";
 
 /// Runs the workflows of an orchestrator's database, exactly as recorded.
 #[derive(Clone, Debug, Parser)]
@@ -215,8 +216,12 @@ mod tests {
         let nested = cli.get_subcommands().flat_map(clap::Command::get_subcommands);
         let helps = nested.chain(cli.get_subcommands()).chain([&cli]);
         let helps = helps.filter_map(clap::Command::get_after_help).map(ToString::to_string);
+        let texts: Vec<String> = helps.collect();
+        for line in texts.iter().flat_map(|text| text.lines()) {
+            assert!(line.chars().count() <= 80, "this would be broken: {line}");
+        }
         // What a command in `$(...)` prints is one word here.
-        let texts: Vec<String> = helps.map(|text| text.replace("$(", "X | ")).collect();
+        let texts: Vec<String> = texts.iter().map(|text| text.replace("$(", "X | ")).collect();
         let lines = texts.iter().flat_map(|text| text.lines());
         let typed = lines.flat_map(|line| line.split(['|', '&', '>'])).map(str::trim);
         let mut count = 0;

@@ -23,8 +23,8 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker cancel 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11
-  orchestrator-worker list --state pending --output json | jq -r '.[].execution' |
-      xargs orchestrator-worker cancel")]
+  orchestrator-worker list --state pending --output json |
+      jq -r '.[].execution' | xargs orchestrator-worker cancel")]
 pub struct CancelArgs {
     /// The executions' ids, as `submit` and `list` print them.
     #[arg(required = true, value_name = "EXECUTION")]

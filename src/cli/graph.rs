@@ -30,7 +30,8 @@ use crate::{
 #[command(after_help = "Examples:
   orchestrator-worker graph release
   orchestrator-worker graph release --format dot | dot -Tsvg > release.svg
-  orchestrator-worker graph 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11 --format mermaid")]
+  orchestrator-worker graph release --format mermaid
+  orchestrator-worker graph 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11")]
 pub struct GraphArgs {
     /// A template's name or id, or an execution's id.
     #[arg(value_name = "TEMPLATE_OR_EXECUTION")]

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker locks list --expired
-  orchestrator-worker locks show workflow_execution:0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11
+  orchestrator-worker locks show 0197c2d4-5a3e-4c41-9c1e-0d6a5f2b7e11
   orchestrator-worker locks clean --expired --dry-run")]
 pub struct LocksArgs {
     #[command(subcommand)]

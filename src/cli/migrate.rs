@@ -31,9 +31,9 @@ use crate::{
 /// TRIGGER ow_guard` takes it away again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  orchestrator-worker migrate --dry-run --database-url mysql://ADMIN:PASSWORD@HOST/NAME
+  orchestrator-worker migrate --dry-run
   orchestrator-worker migrate --database-url mysql://ADMIN:PASSWORD@HOST/NAME
-  orchestrator-worker migrate --print-grants --grant-to worker@10.0.0.% > grants.sql")]
+  orchestrator-worker migrate --print-grants --grant-to worker@10.0.0.%")]
 pub struct MigrateArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]

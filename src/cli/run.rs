@@ -32,8 +32,8 @@ const CELL: usize = 300;
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker run --submit deploy/examples --until-idle
-      Apply and run all workflow files of a folder, show how they ended, and stop.
-  orchestrator-worker run --database-url mysql://USER:PASSWORD@HOST/NAME --slots 20
+      Apply and run all workflow files of a folder, show how they ended, stop.
+  orchestrator-worker run --slots 20 --database-url mysql://USER@HOST/NAME
       Work on a MySQL database until stopped, 20 executions at once.")]
 pub struct RunArgs {
     /// A workflow file, or a folder of them, to apply and submit first; may be given again.
