@@ -31,6 +31,9 @@ pub fn line(text: &str) -> Result<(), Failure> {
 pub fn paragraph(text: &str) -> Result<(), Failure> {
     let mut table = plain_table();
     table.add_row([text]);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 0));
+    }
     line(&table.trim_fmt())
 }
 
@@ -40,11 +43,11 @@ pub fn fields<'f>(fields: impl IntoIterator<Item = (&'f str, String)>) -> Result
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([name, &value]);
     }
-    if let Some(names) = table.column_mut(0) {
-        names.set_padding((0, 2)).set_constraint(ColumnConstraint::ContentWidth);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    if let Some(values) = table.column_mut(1) {
-        values.set_padding((0, 0));
+    if let Some(names) = table.column_mut(0) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
     }
     line(&table.trim_fmt())
 }

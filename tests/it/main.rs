@@ -34,6 +34,7 @@ mod steering;
 mod stores;
 mod submit;
 mod telemetry;
+mod tour;
 mod watch;
 mod worker;
 mod workflow_file;

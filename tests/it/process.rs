@@ -221,6 +221,10 @@ impl Follower {
         Self { child, lines }
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.child), signal).expect("it runs");
+    }
+
     pub fn line(&self) -> String {
         self.lines.recv_timeout(CEILING).expect("one more line")
     }
