@@ -18,7 +18,7 @@ const NAME: &str = "orchestrator-worker";
 /// Print what completes this command in a shell.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  orchestrator-worker completions bash > ~/.orchestrator-worker.bash
+  orchestrator-worker completions bash > /etc/bash_completion.d/orchestrator
   orchestrator-worker completions zsh > ~/.zfunc/_orchestrator-worker")]
 pub struct CompletionsArgs {
     /// The shell.

@@ -71,7 +71,7 @@ pub async fn execution(
     }
 }
 
-/// Programs have read all of it by then.
+/// As a whole, for people; programs have read all of it by then.
 fn print_last(
     detail: ExecutionDetail,
     block: Option<Block>,

@@ -10,7 +10,7 @@ use orchestrator_worker::{cli::workflow_file, domain::workflow::Workflow};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{binary, end_of};
+use crate::process::{binary, end_of, unbroken};
 
 /// A step as `show` tells it: name, state, output. `*` stands for any text.
 type Step = (&'static str, &'static str, &'static str);
@@ -80,8 +80,8 @@ fn every_example_runs_to_its_end_and_is_shown_with_its_outputs() {
         let file = file.to_str().expect("UTF-8");
         let said = typed(&here, &["run", "--submit", file, "--until-idle"]);
         let execution = only_row(&said, name);
-        let tail = error.map_or_else(String::new, |error| format!("{name}: {error}\n"));
-        assert!(said.ends_with(&format!("\n\n{tail}1 succeeded\n")), "{said}");
+        let tail = error.map_or_else(String::new, |error| format!("{name}: {error} "));
+        assert!(unbroken(&said).ends_with(&format!(" {name} {tail}1 succeeded")), "{said}");
 
         let shown = typed(&here, &["show", &execution, "--output", "json"]);
         let shown: Value = serde_json::from_str(&shown).expect("JSON");

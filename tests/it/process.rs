@@ -43,6 +43,11 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// What was printed as if a line were endless.
+pub fn unbroken(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Runs a process to its end.
 pub fn end_of(command: &mut Command) -> Ended {
     let began = tokio::time::Instant::now();

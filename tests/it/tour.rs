@@ -169,9 +169,9 @@ impl Tour {
             let real = self.told(&end_of(&mut self.command(line, "")).stdout);
             let lines: Vec<String> = real.lines().map(str::to_owned).collect();
             let ids = self.ids.like(answer, &lines);
+            let difference = difference(&answer.join("\n"), &real);
+            assert!(looks || ids.is_some(), "$ {line}\n{difference}");
             if ids.is_none() && said != real {
-                let difference = difference(&answer.join("\n"), &real);
-                assert!(looks, "$ {line}\n{difference}");
                 eprintln!("$ {line}\n{difference}");
                 said = real;
             }

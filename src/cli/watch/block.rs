@@ -64,7 +64,7 @@ mod tests {
         let mut block = Block::default();
         for (text, rows, expected) in [
             ("a\nb", 9, "\r\x1b[J\x1b[?7la\nb\n\x1b[?7h"),
-            ("a\nb\nc\nd", 3, "\x1b[2A\r\x1b[J\x1b[?7la\nb\nc\r\n\x1b[?7h"),
+            ("a\nb\nc\nd", 3, "\x1b[2A\r\x1b[J\x1b[?7la\nb\nc\n\x1b[?7h"),
             ("", 3, "\x1b[3A\r\x1b[J\x1b[?7l\x1b[?7h"),
             ("e", 3, "\r\x1b[J\x1b[?7le\n\x1b[?7h"),
         ] {
