@@ -104,12 +104,17 @@ impl Samples {
         serde_json::from_str(&ended.stdout).expect("it was read before")
     }
 
-    /// The same of a command that prints an object a line.
-    fn take_lines(&mut self, command: &'static str, line: &str) {
-        let ended = end_of(self.command(line).args(["--output", "json"]));
-        assert!(ended.stdout.lines().count() > 1, "{ended:?}");
-        for line in ended.stdout.lines() {
-            self.add(command, "change", line);
+    /// Types a line that prints an object a line.
+    fn watch(&self, line: &str) -> Follower {
+        Follower::spawn(self.command(line).args(["--output", "json"]))
+    }
+
+    /// What is told until an execution has ended.
+    fn take_changes(&mut self, watcher: Follower) {
+        let (lines, _) = watcher.end();
+        assert!(lines.len() > 1, "{lines:?}");
+        for line in lines {
+            self.add("show EXECUTION --watch", "change", &line);
         }
     }
 
@@ -230,7 +235,8 @@ fn run_and_look(samples: &mut Samples) {
     for execution in [&good, "odd"] {
         samples.take("explain EXECUTION", &format!("explain {execution}"));
     }
-    samples.take_lines("show EXECUTION --watch", &format!("show {bad} --watch"));
+    let watcher = samples.watch(&format!("show {bad} --watch"));
+    samples.take_changes(watcher);
     samples.take("retry EXECUTION", "retry --failed --dry-run");
     samples.take("retry EXECUTION", &format!("retry {bad}"));
     let later = later["execution"].as_str().expect("an id");
@@ -258,7 +264,7 @@ fn steer(samples: &mut Samples) {
         samples.take(command, line);
     }
     let listed = samples.take("list", "list");
-    let watcher = Follower::spawn(samples.command("list --watch").args(["--output", "json"]));
+    let watcher = samples.watch("list --watch");
     for _ in listed.as_array().expect("a list") {
         samples.add("list", "", &format!("[{}]", watcher.line()));
     }
@@ -267,9 +273,13 @@ fn steer(samples: &mut Samples) {
         samples.take("locks show KEY", &format!("locks show {key}"));
     }
     samples.take("explain EXECUTION", &format!("explain {long}"));
+    // From before the cancellation on, while somebody holds it.
+    let watcher = samples.watch(&format!("{show} --watch"));
+    samples.add("show EXECUTION --watch", "change", &watcher.line());
     samples.take("cancel EXECUTION", &format!("cancel {long}"));
-    samples.take_lines("show EXECUTION --watch", &format!("{show} --watch"));
-    samples.take_lines("show EXECUTION --watch", "submit good --watch");
+    samples.take_changes(watcher);
+    let watcher = samples.watch("submit good --watch");
+    samples.take_changes(watcher);
     samples.take("show EXECUTION", "submit good --wait");
     drop(worker);
     for line in ["locks clean --expired --dry-run", "locks clean --expired"] {

@@ -63,8 +63,11 @@ pub fn new_in_list<'n>(
     now.iter().rev().filter(|one| known.get(&one.execution) != Some(&held(one))).collect()
 }
 
+/// Attempts are read before their step: one that runs has had one, even if that was not seen yet.
 fn standing(step: &StepDetail) -> (Option<&str>, usize) {
-    (step.status.as_deref(), step.attempts.len())
+    let status = step.status.as_deref();
+    let waits = [StepState::Pending, StepState::Skipped].map(|state| Some(state.as_str()));
+    (status, step.attempts.len().max(usize::from(!waits.contains(&status))))
 }
 
 fn held(summary: &ExecutionSummary) -> (Option<&str>, &str) {
@@ -77,7 +80,7 @@ fn of_step(step: &StepDetail, of: &ExecutionSummary) -> Change {
         step_execution: Some(step.step_execution.clone()),
         step: step.name.clone(),
         state: step.status.clone(),
-        attempts: Some(step.attempts.len()),
+        attempts: Some(standing(step).1),
         owner: None,
         error: step.error.clone().filter(|error| !error.is_empty()),
         took_ms: lasted(step.started_at, step.finished_at).map(|took| took.as_millis()),
@@ -189,9 +192,10 @@ mod tests {
             (look("pending", "", [pending("a"), pending("b")]), &["x: pending"][..]),
             (look("pending", "", [pending("a"), pending("b")]), &[]),
             (
-                look("running", "w", [step("a", "running", 1, ""), pending("b")]),
+                look("running", "w", [step("a", "running", 0, ""), pending("b")]),
                 &["x: running, held by w", "a: running"],
             ),
+            (look("running", "w", [step("a", "running", 1, ""), pending("b")]), &[]),
             (
                 look("running", "w", [step("a", "success", 1, ""), step("b", "running", 1, "")]),
                 &["a: success after 14ms", "b: running"],
