@@ -192,6 +192,7 @@ fn difference(pinned: &str, printed: &str) -> String {
 
 /// The tables, the workflows, and rows as nobody writes them.
 async fn prepare<S: Served>(samples: &mut Samples, subject: &S) {
+    samples.take("doctor", "doctor --dry-run");
     samples.take("migrate", "migrate --dry-run");
     samples.take("migrate", "migrate");
     samples.take("backlog list", "backlog list");
@@ -286,6 +287,7 @@ fn steer(samples: &mut Samples) {
         samples.take("locks clean", line);
     }
     samples.take("backlog release", "backlog release --all");
+    samples.take("doctor", "doctor --templates --dry-run");
     samples.take("config show", "config show");
 }
 
@@ -320,6 +322,7 @@ async fn every_table_fits_80_columns_whatever_is_in_it<S: Served>() {
         ended.stdout
     };
     let id = |printed: String| printed.trim_end().to_owned();
+    fits("doctor --dry-run");
     fits("migrate --dry-run");
     fits("migrate");
     subject
@@ -329,6 +332,7 @@ async fn every_table_fits_80_columns_whatever_is_in_it<S: Served>() {
         ))
         .await;
     fits("apply -f long.yaml");
+    fits("doctor --templates --dry-run");
     fits("apply -f gate.yaml");
     fits(&format!("graph {template}"));
     let failed = id(fits(&format!("submit {template}")));

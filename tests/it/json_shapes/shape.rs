@@ -231,6 +231,7 @@ fn words(path: &str, key: &str) -> Option<Vec<&'static str>> {
         "state" => of_executions.to_vec(),
         "was" => vec!["pending", "running", "cancelled"],
         "result" => vec!["created", "changed", "unchanged"],
+        "verdict" => vec!["ok", "warning", "problem"],
         "mode" => vec!["serial", "parallel"],
         "on_failure" => vec!["abort", "skip"],
         _ => return None,
