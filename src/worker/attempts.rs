@@ -3,8 +3,9 @@
 //! **Invariant:** a start is committed before its effect begins, the key changes only after a
 //! definite failure, and an attempt that was stopped or lost uses up no retry.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -189,7 +190,7 @@ impl Tries {
             told,
             write: None,
         };
-        let run = self.tools.runner.run(Attempt {
+        let run = AssertUnwindSafe(self.tools.runner.run(Attempt {
             execution: self.standing.lease.execution.clone(),
             step_execution: self.slot.id.clone(),
             step: self.step.clone(),
@@ -203,7 +204,8 @@ impl Tries {
             trace: BTreeMap::new(),
             halt: halt.clone(),
             so_far,
-        });
+        }))
+        .catch_unwind();
         tokio::pin!(run);
         let timeout = sleep(self.step.timeout);
         tokio::pin!(timeout);
@@ -211,7 +213,7 @@ impl Tries {
         let outcome = loop {
             tokio::select! {
                 biased;
-                outcome = &mut run => break outcome,
+                outcome = &mut run => break outcome.unwrap_or_else(|_| panicked()),
                 () = self.tools.drain.abort.cancelled(), if !aborted => {
                     (aborted, asked) = (true, true);
                     halt.kill.cancel();
@@ -296,5 +298,14 @@ impl Tries {
             error,
             retry_count: self.slot.retry_count,
         })
+    }
+}
+
+/// Nobody knows how far the step came.
+fn panicked() -> Outcome {
+    Outcome::Unanswered {
+        error: "its runner panicked: this is a bug, please report it".into(),
+        output: None,
+        retry_after: None,
     }
 }

@@ -260,7 +260,8 @@ fn end_of(
     }
 }
 
-/// A step's task neither panics (runners catch theirs) nor is it aborted before its driver.
+/// A step's task neither panics (its attempts catch what their runners do) nor is it aborted before its
+/// driver.
 fn taken(joined: Result<(NodeId, Tried), tokio::task::JoinError>) -> (NodeId, Tried) {
     joined.unwrap_or_else(|error| {
         error!(%error, "a step's task panicked");

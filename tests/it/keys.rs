@@ -29,6 +29,7 @@ use crate::contract::world::{step, workflow};
 /// How an attempt at a step ends, as its parameters say.
 const DEFINITE: &str = "failed";
 const UNKNOWN: [&str; 2] = ["unanswered", "killed"];
+const PANICS: &str = "panics";
 /// Until its timeout, which is a second.
 const HANGS: &str = "hangs";
 
@@ -57,6 +58,7 @@ impl StepRunner for Player {
             Some("failed") => Outcome::Failed { error, output, retry_after },
             Some("unanswered") => Outcome::Unanswered { error, output, retry_after },
             Some("killed") => Outcome::Stopped { output },
+            Some(PANICS) => panic!("as told"),
             Some(_) => {
                 attempt.halt.stop.cancelled().await;
                 Outcome::Failed { error, output, retry_after }
@@ -148,5 +150,11 @@ proptest! {
 #[tokio::test]
 async fn an_attempt_that_timed_out_is_an_unknown_outcome_whatever_it_says_at_its_end() {
     let sequences = [vec![HANGS, DEFINITE], vec![UNKNOWN[0], HANGS]];
+    assert_keys(&sequences, &play(&sequences).await);
+}
+
+#[tokio::test]
+async fn an_attempt_whose_runner_panics_is_an_unknown_outcome_and_the_worker_goes_on() {
+    let sequences = [vec![PANICS, DEFINITE, PANICS], vec![]];
     assert_keys(&sequences, &play(&sequences).await);
 }

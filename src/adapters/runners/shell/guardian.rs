@@ -151,6 +151,9 @@ fn watch(spec: &Spec, orders: &mut Orders, tree: &mut Tree) -> io::Result<End> {
             }
             until = until.min(next_count);
         }
+        if tree.is_unreaped() {
+            until = boot_now();
+        }
         let ordered = wait_for(tree, &timer, until)?;
         tree.reap()?;
         match (grace_end, tree.status()) {

@@ -30,6 +30,8 @@ use super::{
 const SHELL: &str = "/bin/sh";
 /// Becomes the script when it is told that the limits are set. If it is never told, it ends.
 const AT_THE_GATE: &str = r#"read -r go && exec /bin/sh -c "$1" </dev/null"#;
+/// Ends that are taken note of in one go: where children end faster than that, there is more to do.
+const ENDS_AT_ONCE: usize = 256;
 /// Between two rounds of killing, where no child tells of its end.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -42,6 +44,8 @@ pub struct Tree {
     script: Pid,
     status: Option<WaitStatus>,
     empty: bool,
+    /// More children may have ended than were taken note of.
+    unreaped: bool,
     /// A byte for every child that ended.
     ends: UnixStream,
 }
@@ -70,7 +74,8 @@ impl Tree {
             .spawn()?;
         let script = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let script = script.expect("a child has a process id");
-        let tree = Self { root: getpid(), script, status: None, empty: false, ends };
+        let tree =
+            Self { root: getpid(), script, status: None, empty: false, unreaped: false, ends };
         if let Some(mut gate) = child.stdin.take() {
             spec.limits.impose(script)?;
             gate.write_all(b"go\n")?;
@@ -98,19 +103,29 @@ impl Tree {
         self.ends.as_fd()
     }
 
-    /// Takes note of all children that have ended.
+    /// Whether [`Tree::reap`] has left something to do.
+    pub const fn is_unreaped(&self) -> bool {
+        self.unreaped
+    }
+
+    /// Takes note of children that have ended.
     pub fn reap(&mut self) -> io::Result<()> {
         let mut bytes = [0; 64];
         while matches!(self.ends.read(&mut bytes), Ok(1..)) {}
-        while !self.empty {
+        self.unreaped = false;
+        for _ in 0..ENDS_AT_ONCE {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.script => self.status = Some(status),
                 Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => break,
-                Err(Errno::CHILD) => self.empty = true,
+                Ok(None) => return Ok(()),
+                Err(Errno::CHILD) => {
+                    self.empty = true;
+                    return Ok(());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
+        self.unreaped = true;
         Ok(())
     }
 
@@ -131,7 +146,8 @@ impl Tree {
         while !self.empty {
             self.kill_all();
             let mut ends = [PollFd::new(&self.ends, PollFlags::IN)];
-            let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
+            let timeout = if self.unreaped { Duration::ZERO } else { pause };
+            let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
             match poll(&mut ends, Some(&timeout)) {
                 Ok(_) | Err(Errno::INTR) => self.reap()?,
                 Err(error) => return Err(error.into()),
