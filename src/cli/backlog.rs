@@ -136,13 +136,13 @@ pub fn sentence(held: &BacklogSummary) -> String {
     match held.executions {
         0 => "no backlog is held".into(),
         1 => format!(
-            "1 execution of {} (UTC) is held as backlog; `orchestrator-worker backlog release` \
+            "1 execution of {} (UTC) is held as backlog; `orchestrator-worker backlog release --all` \
              lets it be claimed",
             time(held.oldest)
         ),
         many => format!(
             "{many} executions of {} to {} (UTC) are held as backlog; `orchestrator-worker backlog \
-             release` lets them be claimed",
+             release --all` lets them be claimed",
             time(held.oldest),
             time(held.newest)
         ),

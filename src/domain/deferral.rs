@@ -56,6 +56,8 @@ struct Waiting {
 }
 
 impl Deferrals {
+    /// Longer than any back-off of an execution that a worker may run.
+    pub const OVER: Duration = Duration::from_secs(20);
     const FIRST: Duration = Duration::from_millis(250);
     const LONGEST: Duration = Duration::from_secs(5);
     /// An execution that this process has not put back for so long was in other hands meanwhile: its

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::domain::{
-    deferral::Deferral,
+    deferral::{Deferral, Deferrals},
     eligibility::Eligibility,
     execution::{AttemptOutcome, ExecutionState},
     id::{Beat, ExecutionId, Owner, StepExecutionId},
@@ -298,7 +298,7 @@ pub struct Queue {
 
 impl Queue {
     /// Longer than any back-off of an execution that a worker may run.
-    pub const SOON: Duration = Duration::from_secs(20);
+    pub const SOON: Duration = Deferrals::OVER;
 }
 
 /// Why a store did not do what it was asked.

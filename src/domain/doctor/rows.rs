@@ -57,7 +57,7 @@ fn backlog(rows: &Rows, view: &View) -> Finding {
         Backlog::Hold => Finding::warning(
             "backlog",
             format!("{many} from before the first migration held, the oldest {oldest} old"),
-            "orchestrator-worker backlog release lets them be claimed, `cancel` ends them; `backlog \
+            "orchestrator-worker backlog release --all lets them be claimed, `cancel` ends them; `backlog \
              list` shows them",
         ),
     }

@@ -1,12 +1,14 @@
 //! Why nobody has claimed an execution yet.
 
 use super::{Explanation, Facts, LockFact, Paused, View, shown};
-use crate::domain::{eligibility::Backlog, id::Fence, intake::HALF_MADE};
+use crate::domain::{deferral::Deferrals, eligibility::Backlog, id::Fence, intake::HALF_MADE};
 
 pub(super) fn explain(facts: &Facts, view: &View) -> Explanation {
     kept_out(facts, view)
+        .or_else(|| not_due(facts).filter(|_| facts.due_in > Deferrals::OVER))
         .or_else(|| locked(facts, view))
         .or_else(|| not_runnable(facts, view))
+        .or_else(|| not_due(facts))
         .unwrap_or_else(|| waiting(facts))
 }
 
@@ -38,7 +40,8 @@ fn kept_out(facts: &Facts, view: &View) -> Option<Explanation> {
         return Some(Explanation::new(
             "backlog",
             "it was more than a day old when the tables were first migrated, and is held as backlog",
-            "it is claimed after `orchestrator-worker backlog release`, or cancelled by `cancel`",
+            "it is claimed after `orchestrator-worker backlog release TEMPLATE` (or `--all`), or cancelled by \
+             `cancel`",
         ));
     }
     if eligibility.exclude.contains(&facts.template) {
@@ -55,6 +58,11 @@ fn kept_out(facts: &Facts, view: &View) -> Option<Explanation> {
             "workers with this configuration leave it to others",
         ));
     }
+    None
+}
+
+/// What was put back for a while is not due either: what it was put back for comes first.
+fn not_due(facts: &Facts) -> Option<Explanation> {
     (!facts.due_in.is_zero()).then(|| {
         Explanation::new(
             "not_due",
