@@ -114,7 +114,9 @@ impl Entrance {
     }
 
     /// `lock_wait_timeout`: an ALTER that waits blocks every renewal behind it. `wait_timeout` frees
-    /// the locks of a client that vanished.
+    /// the locks of a client that vanished. Dates that are none may stand in rows of others: under the
+    /// modes that forbid them MySQL ends the scan of a claim at the first such row, as if there were
+    /// no more, and refuses to write one back.
     fn settings(&self, flavour: Flavour) -> String {
         let (locks, tables, wait, statement, idle) = match self.purpose {
             Purpose::Lease => (1, 1, 30, 3, 10),
@@ -131,7 +133,9 @@ impl Entrance {
         format!(
             "SET SESSION innodb_lock_wait_timeout={locks}, lock_wait_timeout={tables}, \
              wait_timeout={wait}, \
-             time_zone='{}', sql_mode=CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES'){of_mariadb}",
+             time_zone='{}', sql_mode=CONCAT(REPLACE(REPLACE(REPLACE(@@sql_mode, 'TRADITIONAL', \
+             ''), 'NO_ZERO_IN_DATE', ''), 'NO_ZERO_DATE', ''), \
+             ',STRICT_TRANS_TABLES,ALLOW_INVALID_DATES'){of_mariadb}",
             self.time_offset
         )
     }
