@@ -1,7 +1,8 @@
 //! Templates read from the orchestrator's tables, and the plans kept of them (T).
 //!
 //! **Invariant:** an execution with a plan runs that plan, whatever became of its template; a plan
-//! is stored only if it can be run, and never cut short.
+//! is stored only if it can be run, and never cut short: a place in a template that names no step
+//! makes the template one that cannot be read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -154,9 +155,9 @@ pub(super) async fn definitions(
     }
     let asked = rows::filled(templates);
     let sql = format!(
-        "SELECT t.id, t.name, ts.step_id, s.id, s.name, s.executor_type, s.http_method, s.http_url, \
-         s.http_headers, s.http_body, s.shell_script, s.shell_env, s.parameters, s.timeout, \
-         s.retries, ts.dependencies, ts.run_mode, ts.on_failure, ts.`order` \
+        "SELECT t.id, t.name, ts.id, ts.step_id, s.id, s.name, s.executor_type, s.http_method, \
+         s.http_url, s.http_headers, s.http_body, s.shell_script, s.shell_env, s.parameters, \
+         s.timeout, s.retries, ts.dependencies, ts.run_mode, ts.on_failure, ts.`order` \
          FROM workflow_templates t LEFT JOIN workflow_template_steps ts ON ts.template_id=t.id \
          LEFT JOIN steps s ON s.id=ts.step_id WHERE t.id IN ({})",
         rows::marks(asked.len())
@@ -168,9 +169,11 @@ pub(super) async fn definitions(
         let entry = read.entry(template.clone()).or_insert_with(|| {
             Ok(Definition { template: template.clone(), name, steps: Vec::new() })
         });
-        let Some(link) = rows::text(&row, 2)? else { continue };
-        if rows::text(&row, 3)?.is_none() {
-            *entry = Err(PlanError::StepGone(link.into()));
+        if rows::text(&row, 2)?.is_none() {
+            continue;
+        }
+        if rows::text(&row, 4)?.is_none() {
+            *entry = Err(PlanError::StepGone(rows::name(&row, 3)?.into()));
         } else if let Ok(definition) = entry {
             definition.steps.push(step(&row)?);
         }
@@ -181,21 +184,21 @@ pub(super) async fn definitions(
 
 fn step(row: &MySqlRow) -> Result<RecordedStep, Fault> {
     Ok(RecordedStep {
-        id: rows::name(row, 3)?.into(),
-        name: rows::text(row, 4)?,
-        executor_type: rows::text(row, 5)?,
-        http_method: rows::text(row, 6)?,
-        http_url: rows::text(row, 7)?,
-        http_headers: rows::text(row, 8)?,
-        http_body: rows::text(row, 9)?,
-        shell_script: rows::text(row, 10)?,
-        shell_env: rows::text(row, 11)?,
-        parameters: rows::text(row, 12)?,
-        timeout: rows::number(row, 13)?,
-        retries: rows::number(row, 14)?,
-        dependencies: rows::text(row, 15)?,
-        run_mode: rows::text(row, 16)?,
-        on_failure: rows::text(row, 17)?,
-        order: rows::number(row, 18)?,
+        id: rows::name(row, 4)?.into(),
+        name: rows::text(row, 5)?,
+        executor_type: rows::text(row, 6)?,
+        http_method: rows::text(row, 7)?,
+        http_url: rows::text(row, 8)?,
+        http_headers: rows::text(row, 9)?,
+        http_body: rows::text(row, 10)?,
+        shell_script: rows::text(row, 11)?,
+        shell_env: rows::text(row, 12)?,
+        parameters: rows::text(row, 13)?,
+        timeout: rows::number(row, 14)?,
+        retries: rows::number(row, 15)?,
+        dependencies: rows::text(row, 16)?,
+        run_mode: rows::text(row, 17)?,
+        on_failure: rows::text(row, 18)?,
+        order: rows::number(row, 19)?,
     })
 }
