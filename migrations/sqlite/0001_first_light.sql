@@ -1,9 +1,10 @@
 -- Schema version 1: the orchestrator's own six tables and what the workers add to them.
 --
 -- The columns are those of the orchestrator on MySQL. Times are UTC texts of one form,
--- 'YYYY-MM-DD HH:MM:SS.SSS', which sorts as time does. Ids are its char(36), and ASCII: then an id
--- that was read finds its row again, whatever a stranger put into it. The worker's numbers are
--- unsigned, as there: a start is written only over the attempt that was read.
+-- 'YYYY-MM-DD HH:MM:SS.SSS', which sorts as time does. Ids are its char(36), and printable ASCII, as
+-- are owners: then one that was read finds its row again, whatever a stranger put into it, a byte that
+-- is no character included. The worker's numbers are unsigned, as there: a start is written only over
+-- the attempt that was read.
 --
 -- Each `-- step:` line begins a step that `migrate` names; it runs together with all others in one
 -- transaction.
@@ -11,7 +12,8 @@
 -- step: create table steps
 CREATE TABLE steps (
   id             TEXT NOT NULL PRIMARY KEY
-                 CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))),
+                 CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))
+                        AND id NOT GLOB '*[^ -~]*'),
   name           TEXT,
   description    TEXT,
   creator_email  TEXT,
@@ -33,7 +35,8 @@ CREATE TABLE steps (
 -- step: create table workflow_templates
 CREATE TABLE workflow_templates (
   id            TEXT NOT NULL PRIMARY KEY
-                CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))),
+                CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))
+                       AND id NOT GLOB '*[^ -~]*'),
   name          TEXT,
   description   TEXT,
   creator_email TEXT,
@@ -45,7 +48,8 @@ CREATE TABLE workflow_templates (
 -- step: create table workflow_template_steps
 CREATE TABLE workflow_template_steps (
   id           TEXT NOT NULL PRIMARY KEY
-               CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))),
+               CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))
+                      AND id NOT GLOB '*[^ -~]*'),
   template_id  TEXT REFERENCES workflow_templates(id),
   step_id      TEXT REFERENCES steps(id),
   dependencies TEXT,
@@ -60,7 +64,8 @@ CREATE INDEX idx_workflow_template_steps_step_id ON workflow_template_steps(step
 -- step: create table workflow_executions
 CREATE TABLE workflow_executions (
   id             TEXT NOT NULL PRIMARY KEY
-                 CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))),
+                 CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))
+                        AND id NOT GLOB '*[^ -~]*'),
   template_id    TEXT REFERENCES workflow_templates(id),
   status         TEXT DEFAULT 'pending',
   started_at     TEXT,
@@ -71,7 +76,9 @@ CREATE TABLE workflow_executions (
   created_at     TEXT,
   updated_at     TEXT,
   ow_fence       INTEGER NOT NULL DEFAULT 0 CHECK (ow_fence >= 0),
-  ow_owner       TEXT NOT NULL DEFAULT '',
+  ow_owner       TEXT NOT NULL DEFAULT ''
+                 CHECK (length(ow_owner) = length(CAST(ow_owner AS BLOB))
+                        AND ow_owner NOT GLOB '*[^ -~]*'),
   ow_owner_uid   TEXT NOT NULL DEFAULT '',
   ow_claim       TEXT NOT NULL DEFAULT '',
   ow_claims      INTEGER NOT NULL DEFAULT 0 CHECK (ow_claims BETWEEN 0 AND 4294967295),
@@ -97,7 +104,8 @@ CREATE INDEX ow_held ON workflow_executions(ow_owner, status) WHERE ow_owner > '
 -- step: create table workflow_step_executions
 CREATE TABLE workflow_step_executions (
   id           TEXT NOT NULL PRIMARY KEY
-               CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))),
+               CHECK (length(id) BETWEEN 1 AND 36 AND length(id) = length(CAST(id AS BLOB))
+                      AND id NOT GLOB '*[^ -~]*'),
   execution_id TEXT REFERENCES workflow_executions(id),
   step_id      TEXT REFERENCES steps(id),
   status       TEXT DEFAULT 'pending',

@@ -150,6 +150,29 @@ async fn a_dry_run_of_a_migration_makes_no_file() {
     assert!(error.to_string().contains("does not exist; make it"), "{error}");
 }
 
+/// The bytes would be read as another text, and that finds no row.
+#[tokio::test]
+async fn an_id_or_an_owner_that_is_no_plain_text_is_refused() {
+    let world = World::<File>::new().await;
+    world.a_claims(chain(&["one"])).await;
+    let mut stranger = world.subject.connect().await;
+    for (table, column) in [
+        ("steps", "id"),
+        ("workflow_templates", "id"),
+        ("workflow_template_steps", "id"),
+        ("workflow_executions", "id"),
+        ("workflow_executions", "ow_owner"),
+        ("workflow_step_executions", "id"),
+    ] {
+        for bytes in ["ff", "61ff", "610062", "c3a4", "0a"] {
+            let sql = format!("UPDATE {table} SET {column}=CAST(X'{bytes}' AS TEXT)");
+            let done = sqlx::query(AssertSqlSafe(sql.clone())).execute(&mut stranger).await;
+            let error = done.expect_err(&sql).to_string();
+            assert!(error.contains("CHECK constraint failed"), "{sql}: {error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_number_that_no_column_of_mysql_holds_is_refused() {
     let world = World::<File>::new().await;
