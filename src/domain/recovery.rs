@@ -6,7 +6,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::id::{Beat, ExecutionId, Fence, RELEASED};
+use super::{
+    id::{Beat, ExecutionId, Fence, RELEASED},
+    lease::LeaseTerms,
+};
 
 /// An execution that some worker holds, as the survey read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,8 +191,9 @@ impl Observations {
 }
 
 impl Sighting {
+    /// No worker has a longer TTL than the longest, whatever somebody has written into its row.
     fn patience(&self, own_ttl: Duration) -> Duration {
-        own_ttl.max(self.ttl.unwrap_or(UNSEEN_TTL))
+        own_ttl.max(self.ttl.unwrap_or(UNSEEN_TTL).min(LeaseTerms::LONGEST_TTL))
     }
 }
 
@@ -256,6 +260,13 @@ mod tests {
         assert_eq!(first_takeover(longer, &still), Some((60, Cause::LeaseExpired)));
         let shorter = Duration::from_secs(8);
         assert_eq!(first_takeover(shorter, &still), Some((30, Cause::LeaseExpired)));
+    }
+
+    #[test]
+    fn a_ttl_that_no_worker_can_have_is_not_waited_for() {
+        let lock = LockSeen { fence: Fence(7), beat: Beat(1), ttl: Duration::MAX };
+        let still = every_second(|_| Held { lock: Some(lock), ..held(None) });
+        assert_eq!(first_takeover(TTL, &still), Some((60, Cause::LeaseExpired)));
     }
 
     #[test]
