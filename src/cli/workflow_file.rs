@@ -23,7 +23,8 @@
 //! same ids: applying it twice is applying it once.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -81,7 +82,7 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
 }
 
 fn paths(path: &Path) -> Result<Vec<PathBuf>, WorkflowFileError> {
-    let unreadable = |error: std::io::Error| WorkflowFileError::unreadable(path, &error);
+    let unreadable = |error: io::Error| WorkflowFileError::unreadable(path, &error);
     if !fs::metadata(path).map_err(unreadable)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -100,11 +101,14 @@ fn paths(path: &Path) -> Result<Vec<PathBuf>, WorkflowFileError> {
     Ok(files)
 }
 
+/// What is no regular file has no size to ask for, and may have no end.
 fn read(path: &Path) -> Result<String, WorkflowFileError> {
-    let unreadable = |error: std::io::Error| WorkflowFileError::unreadable(path, &error);
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > LARGEST_FILE {
-        return Err(WorkflowFileError::new(path, Problem::TooLarge { size, most: LARGEST_FILE }));
+    let unreadable = |error: io::Error| WorkflowFileError::unreadable(path, &error);
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(WorkflowFileError::new(path, Problem::TooLarge { most: LARGEST_FILE }));
     }
-    fs::read_to_string(path).map_err(unreadable)
+    String::from_utf8(bytes).map_err(|_| WorkflowFileError::new(path, Problem::NotText))
 }

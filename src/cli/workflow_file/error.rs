@@ -49,8 +49,10 @@ pub enum Problem {
     Unreadable(String),
     #[error("there is no *.yaml file in this folder; name another, or a file")]
     NoFiles,
-    #[error("it has {size} bytes, and a workflow file may have at most {most}")]
-    TooLarge { size: u64, most: u64 },
+    #[error("it has more bytes than the {most} that a workflow file may have")]
+    TooLarge { most: u64 },
+    #[error("it is not a text in UTF-8; save it as one")]
+    NotText,
     #[error("template {name:?} is in {other} already; give each file a name of its own")]
     SameTemplate { name: String, other: String },
     /// In the parser's words, or better ones.

@@ -129,6 +129,9 @@ fn words(error: &Error) -> String {
             let text = text.split(" at line ").next().unwrap_or_default();
             if text == "invalid u32" {
                 "a whole number from 0 on is expected here".into()
+            } else if text.starts_with("budget breached") {
+                "this goes deeper, or holds more values or aliases, than a workflow may; write less"
+                    .into()
             } else {
                 format!("this cannot be read as YAML: {text}; correct it there")
             }
