@@ -5,16 +5,18 @@
 
 mod admin;
 mod architecture;
+mod bad_input;
 mod commands;
 mod config;
 mod contract;
 mod crash;
+mod definitions;
 mod doctor;
 mod egress;
 mod examples;
 mod first_errors;
+mod fuzz;
 mod graphs;
-mod hostile_definitions;
 mod hostile_steps;
 mod http;
 mod json_shapes;
