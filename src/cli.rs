@@ -63,7 +63,7 @@ OTEL_* are understood too.";
 
 /// Runs the workflows of an orchestrator's database, exactly as recorded.
 #[derive(Clone, Debug, Parser)]
-#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(version = env!("ORCHESTRATOR_WORKER_VERSION"), after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,

@@ -27,10 +27,12 @@ use super::{
     keeper::Beats,
     leases::{Leases, Standing},
     recorder::Recorder,
+    told::Told,
 };
 use crate::{
     clock::boot_now,
     domain::{
+        deferral::Deferral,
         execution::ExecutionState,
         id::{ExecutionId, Fence},
         intake::Supported,
@@ -87,6 +89,8 @@ pub struct Shared {
     drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
+    /// Met with something that this worker does not know.
+    unknown: Told,
     born: Instant,
     failing: Mutex<Option<StoreError>>,
 }
@@ -122,6 +126,7 @@ impl Shared {
             drivers,
             observations: Mutex::default(),
             summary: Mutex::default(),
+            unknown: Told::default(),
             born: Instant::now(),
             failing: Mutex::default(),
         }
@@ -235,8 +240,7 @@ impl Shared {
     /// Puts claimed executions under way, each with one of the reserved slots.
     pub fn admit(self: &Arc<Self>, batch: Batch, sent: BootTime, mut slots: OwnedSemaphorePermit) {
         for (execution, reason) in &batch.deferred {
-            tracing::debug!(event = "execution.deferred", execution.id = %execution, %reason,
-                "put back for a while");
+            self.note_deferral(execution, reason);
         }
         for (execution, reason) in batch.refused {
             warn!(event = "execution.refused", execution.id = %execution, %reason,
@@ -255,6 +259,18 @@ impl Shared {
             let standing = self.leases.add(claim.lease.clone(), deadline);
             let occupied = Occupied::new(self.clone(), standing, slot);
             self.drivers.spawn(drive(occupied, claim));
+        }
+    }
+
+    /// Somebody may have misspelt a function, and would wait for long without a word.
+    fn note_deferral(&self, execution: &ExecutionId, reason: &Deferral) {
+        if matches!(reason, Deferral::Unknown(_)) && self.unknown.is_news(execution) {
+            warn!(event = "execution.deferred", execution.id = %execution, %reason,
+                fails_after = ?self.settings.unknown_after,
+                "put back for a worker that can run it; without one it fails in the end");
+        } else {
+            tracing::debug!(event = "execution.deferred", execution.id = %execution, %reason,
+                "put back for a while");
         }
     }
 

@@ -109,7 +109,8 @@ pub(super) const ALL: Fence = Fence(u64::MAX);
 /// Why the steps of a cancelled execution are what they are.
 pub(super) const CANCELLED: &str = "stopped because the execution was cancelled";
 
-/// The last word on a cancelled execution: nobody holds it any more.
+/// The last word on a cancelled execution: nobody holds it any more. Whoever cancelled it by a statement of
+/// his own may not have said when it ended.
 pub(super) async fn let_go_of_cancelled(
     session: &mut Session,
     execution: &ExecutionId,
@@ -117,8 +118,10 @@ pub(super) async fn let_go_of_cancelled(
     owner_seen: &str,
 ) -> Result<(), Fault> {
     let update = fixed(
-        "UPDATE workflow_executions SET ow_owner='', updated_at=NOW(3) WHERE id=? \
-         AND status='cancelled' AND ow_fence=? AND ow_owner=?",
+        "UPDATE workflow_executions SET ow_owner='', updated_at=NOW(3), \
+         duration=COALESCE(duration, TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000), \
+         finished_at=COALESCE(finished_at, NOW(3)) WHERE id=? AND status='cancelled' AND ow_fence=? \
+         AND ow_owner=?",
     );
     let update = update.bind(execution.as_str()).bind(fence.0).bind(owner_seen);
     if session.matched(update).await? != 1 {

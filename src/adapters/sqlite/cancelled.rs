@@ -22,11 +22,16 @@ use crate::domain::{
 const CANCELLED: &str = "stopped because the execution was cancelled";
 
 /// Lets go of an execution of ours; `false` if it is not ours or was not cancelled. [`close`] must
-/// follow once all that is known of its steps is recorded.
+/// follow once all that is known of its steps is recorded. Whoever cancelled it by a statement of his own
+/// may not have said when it ended.
 pub(super) async fn let_go(moment: &mut Moment<'_>, lease: &Lease) -> Result<bool, Failure> {
     let now = moment.now.clone();
     let matched = sqlx::query(
-        "UPDATE workflow_executions SET ow_owner='', updated_at=?1
+        "UPDATE workflow_executions
+            SET ow_owner='', updated_at=?1,
+                duration=COALESCE(duration, CAST(round((unixepoch(?1,'subsec')
+                    -unixepoch(started_at,'subsec'))*1000) AS INTEGER)),
+                finished_at=COALESCE(finished_at, ?1)
           WHERE id=?2 AND ow_fence=?3 AND ow_claim=?4 AND status='cancelled'",
     )
     .bind(&now)
@@ -57,11 +62,18 @@ pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Resul
     if let Some(template) = template {
         locks::clear_template(moment.on(), &now, &template, take_over.seen.fence).await?;
     }
-    sqlx::query("UPDATE workflow_executions SET ow_owner='', updated_at=?1 WHERE id=?2")
-        .bind(&now)
-        .bind(id.as_str())
-        .execute(moment.on())
-        .await?;
+    sqlx::query(
+        "UPDATE workflow_executions
+            SET ow_owner='', updated_at=?1,
+                duration=COALESCE(duration, CAST(round((unixepoch(?1,'subsec')
+                    -unixepoch(started_at,'subsec'))*1000) AS INTEGER)),
+                finished_at=COALESCE(finished_at, ?1)
+          WHERE id=?2",
+    )
+    .bind(&now)
+    .bind(id.as_str())
+    .execute(moment.on())
+    .await?;
     steps::close(moment.on(), &now, id, take_over.seen.fence.0, CANCELLED).await?;
     let cause = Some(take_over.cause.as_str());
     steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, cause).await

@@ -261,6 +261,8 @@ pub async fn an_end_that_meets_a_cancellation_is_recorded_as_cancelled<S: Subjec
 
         assert_eq!(world.status(id).await, "cancelled");
         assert_eq!(world.execution(id, "error").await.as_deref(), Some("by ann"));
+        assert!(world.execution(id, "finished_at").await.is_some());
+        assert!(world.execution(id, "duration").await.is_some());
         assert_eq!(world.execution(id, "ow_owner").await.as_deref(), Some(""));
         assert_eq!(world.lock(id, "owner").await.as_deref(), Some("~finished"));
         // What was done stays done; the rest is closed, whatever the worker knew of it.

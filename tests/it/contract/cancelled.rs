@@ -42,6 +42,8 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
 
         assert_eq!(world.status(id).await, "cancelled");
         assert_eq!(world.execution(id, "error").await.as_deref(), Some("by ann"));
+        assert!(world.execution(id, "finished_at").await.is_some());
+        assert!(world.execution(id, "duration").await.is_some());
         assert_eq!(world.execution(id, "ow_owner").await.as_deref(), Some(""));
         let fence = claim.lease.fence.to_string();
         assert_eq!(world.execution(id, "ow_fence").await, Some(fence));

@@ -65,6 +65,10 @@ pub async fn a_pending_execution_is_explained<S: Subject>() {
 
     world.foreign_lock(&id, "go-1", 300).await;
     is(&world, &id, "locked", "held by go-1").await;
+    // Not due for a moment, because a worker has met the lock.
+    assert_eq!(world.b.claim(&who("b"), 1).await.expect("a claim").deferred.len(), 1);
+    is(&world, &id, "locked", "held by go-1").await;
+    world.edit(&id, "ow_not_before=NULL").await;
     world.a.pause(&Pausable::Template("chain".into())).await.expect("paused");
     is(&world, &id, "paused", "template \"chain\" is paused").await;
     world.a.pause(&Pausable::All).await.expect("paused");
