@@ -221,6 +221,7 @@ macro_rules! contract {
                 one_per_template {
                     of_one_template_one_execution_is_claimed_and_the_next_when_it_has_ended
                     many_of_a_busy_template_keep_no_other_from_being_claimed
+                    whoever_waits_for_a_template_never_takes_it_from_its_holder
                     a_template_that_the_orchestrator_has_locked_waits_for_it
                     an_execution_that_another_has_locked_keeps_no_template_locked
                     what_is_refused_or_deferred_keeps_no_template_locked

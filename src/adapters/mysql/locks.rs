@@ -17,7 +17,7 @@ use super::{
 use crate::domain::{
     id::{Beat, Fence, LockKey, Owner, TemplateId},
     lease::Lease,
-    recovery::LockSeen,
+    recovery::{Held, LockSeen},
 };
 
 /// What is written on a lock row that is taken.
@@ -140,18 +140,20 @@ pub(super) async fn mark(
     Ok(())
 }
 
-/// Deletes the lock row of a template that went with a fence whose holder is gone, or that is nobody's
-/// any more.
+/// Deletes the lock row of a template that whoever is gone held with an execution, or that is nobody's
+/// any more. The fence alone proves nothing: it is that of a whole batch, of which another execution may
+/// be at work under this very row while this one was put off.
 pub(super) async fn clear_template(
     session: &mut Session,
     key: &LockKey,
-    gone: Fence,
+    gone: &Held,
 ) -> Result<(), Fault> {
     let delete = fixed(
-        "DELETE FROM distributed_locks WHERE lock_key=? AND ((ow_fence=? AND ow_fence > 0) \
-         OR owner LIKE '~%' OR (ow_fence=0 AND expires_at <= NOW(3)))",
+        "DELETE FROM distributed_locks WHERE lock_key=? AND ((owner=? AND ow_fence=? \
+         AND ow_fence > 0) OR owner LIKE '~%' OR (ow_fence=0 AND expires_at <= NOW(3)))",
     );
-    session.matched(delete.bind(key.as_str()).bind(gone.0)).await?;
+    let delete = delete.bind(key.as_str()).bind(gone.by.word());
+    session.matched(delete.bind(gone.fence.0)).await?;
     Ok(())
 }
 

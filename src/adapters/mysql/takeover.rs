@@ -30,7 +30,7 @@ use crate::{
         execution::AttemptOutcome,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
         lease::Lease,
-        recovery::{TakeOver, poisoned},
+        recovery::{Held, TakeOver, poisoned},
     },
     ports::executions::{Batch, ClaimKind, Claimant},
 };
@@ -195,12 +195,11 @@ impl TakeOverWork {
                 won.insert(one.seen.execution.clone(), one);
             }
         }
-        let by_template: BTreeSet<(&TemplateId, Fence)> = won
+        let mut by_template: Vec<(&TemplateId, &Held)> = won
             .values()
-            .filter_map(|one| {
-                Some((pinned[&one.seen.execution].template.as_ref()?, one.seen.fence))
-            })
+            .filter_map(|one| Some((pinned[&one.seen.execution].template.as_ref()?, &one.seen)))
             .collect();
+        by_template.sort_by_key(|(template, _)| *template);
         let mut templates = BTreeSet::new();
         for (template, gone) in by_template {
             // Whoever had claimed it may have been set to lock its template, too.

@@ -109,7 +109,7 @@ async fn bury_locks(
     }
     if let Some(template) = template {
         let key = LockKey::of_template(&template);
-        locks::clear_template(session, &key, one.seen.fence).await?;
+        locks::clear_template(session, &key, &one.seen).await?;
     }
     Ok(true)
 }

@@ -60,7 +60,7 @@ pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Resul
     }
     let (now, id) = (moment.now.clone(), &take_over.seen.execution);
     if let Some(template) = template {
-        locks::clear_template(moment.on(), &now, &template, take_over.seen.fence).await?;
+        locks::clear_template(moment.on(), &now, &template, &take_over.seen).await?;
     }
     sqlx::query(
         "UPDATE workflow_executions

@@ -14,9 +14,9 @@ use super::{
     session::later,
 };
 use crate::domain::{
-    id::{Beat, ExecutionId, Fence, LockKey, TemplateId},
+    id::{Beat, ExecutionId, LockKey, TemplateId},
     lease::Lease,
-    recovery::TakeOver,
+    recovery::{Held, TakeOver},
 };
 
 /// How long a tombstone or a released row stays.
@@ -36,22 +36,24 @@ pub(super) async fn busy_templates(
     rows.iter().map(|row| Ok(row.word("template")?.into())).collect()
 }
 
-/// Deletes the lock row of a template that went with a fence whose holder is gone, or that is nobody's
-/// any more.
+/// Deletes the lock row of a template that whoever is gone held with an execution, or that is nobody's
+/// any more. The fence alone proves nothing: it is that of a whole batch, of which another execution may
+/// be at work under this very row while this one was put off.
 pub(super) async fn clear_template(
     connection: &mut SqliteConnection,
     now: &str,
     template: &TemplateId,
-    gone: Fence,
+    gone: &Held,
 ) -> Result<(), Failure> {
     sqlx::query(
         "DELETE FROM distributed_locks
           WHERE lock_key=?1
-            AND ((ow_fence=?2 AND ow_fence>0) OR substr(owner, 1, 1)='~'
-                 OR (ow_fence=0 AND expires_at<=?3))",
+            AND ((owner=?2 AND ow_fence=?3 AND ow_fence>0) OR substr(owner, 1, 1)='~'
+                 OR (ow_fence=0 AND expires_at<=?4))",
     )
     .bind(LockKey::of_template(template).as_str())
-    .bind(signed(gone.0))
+    .bind(gone.by.word())
+    .bind(signed(gone.fence.0))
     .bind(now)
     .execute(connection)
     .await?;

@@ -73,7 +73,7 @@ async fn take_templates(
     let now = moment.now.clone();
     for candidate in candidates {
         if let (Some(template), Some(from)) = (&candidate.template, &candidate.from) {
-            locks::clear_template(moment.on(), &now, template, from.seen.fence).await?;
+            locks::clear_template(moment.on(), &now, template, &from.seen).await?;
         }
     }
     let wanted =

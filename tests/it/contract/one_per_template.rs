@@ -253,3 +253,37 @@ pub async fn a_cancelled_execution_frees_its_template_whoever_ends_it<S: Subject
     assert_eq!(send(&world.b, &end_of(&claim)).await, Ok(Advanced::Cancelled));
     assert_eq!(template_owner(&world).await, None);
 }
+
+pub async fn whoever_waits_for_a_template_never_takes_it_from_its_holder<S: Subject>() {
+    let world = World::<S>::new().await;
+    let ids = submitted(&world, 2).await;
+    // Both were run before the setting.
+    let claims = world.a.claim(&who("a"), 10).await.expect("a claim").claims;
+    for claim in &claims {
+        assert_eq!(hand_back(&world.a, claim).await, Ok(()));
+    }
+    let due = async |id| TakeOver {
+        seen: world.held(id).await.expect("it is held"),
+        cause: Cause::Released,
+    };
+    let both = [due(&ids[0]).await, due(&ids[1]).await];
+    let mut batch = world.b.take_over(&one_each("b"), &both).await.expect("a takeover");
+    let holder = batch.claims.remove(0);
+    let waiting = batch.deferred.remove(0).0;
+    let fence = holder.lease.fence.to_string();
+    assert_eq!(world.execution(&waiting, "ow_fence").await, Some(fence), "of one batch");
+
+    let c = world.subject.store().await;
+    let batch = c.take_over(&one_each("c"), &[due(&waiting).await]).await.expect("a takeover");
+    assert_eq!(batch.deferred, [(waiting.clone(), Deferral::TemplateBusy)]);
+    assert_eq!(template_owner(&world).await.as_deref(), Some("b"));
+    // Nor does its end free it.
+    world.a.cancel(&waiting).await.expect("cancelled");
+    let d = world.subject.store().await;
+    assert!(is_nothing(
+        &d.take_over(&one_each("d"), &[due(&waiting).await]).await.expect("tidied")
+    ));
+    assert_eq!(template_owner(&world).await.as_deref(), Some("b"));
+    let renewals = world.b.renew(TTL, Beat(2), &[holder.lease]).await;
+    assert_eq!(renewals, Ok(vec![Renewal::Held]));
+}
