@@ -132,7 +132,9 @@ impl Work for Reap {
              WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE \
              AND (owner LIKE '~%' OR (LEFT(lock_key, 19) <> 'workflow_execution:' \
              AND NOT EXISTS (SELECT 1 FROM workflow_executions e FORCE INDEX (ow_held) \
-             WHERE e.ow_owner > '' AND e.ow_fence=l.ow_fence))) \
+             WHERE e.ow_owner > '' AND e.status IN ('running','cancelled') \
+             AND e.ow_fence=l.ow_fence AND CONCAT('workflow_template:', e.template_id)=\
+             CONVERT(l.lock_key USING utf8mb4) COLLATE utf8mb4_bin))) \
              ORDER BY expires_at LIMIT ?",
         );
         let found = session.rows(ask.bind(self.limit)).await?;

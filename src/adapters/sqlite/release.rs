@@ -59,8 +59,9 @@ pub(super) async fn reap(connection: &mut SqliteConnection, limit: u32) -> Resul
                AND (substr(owner, 1, 1)='~'
                     OR (substr(lock_key, 1, 19)<>'workflow_execution:'
                         AND NOT EXISTS (SELECT 1 FROM workflow_executions e
-                                         WHERE e.ow_owner>''
-                                           AND e.ow_fence=distributed_locks.ow_fence)))
+                                         WHERE e.ow_owner>'' AND e.status IN ('running','cancelled')
+                                           AND e.ow_fence=distributed_locks.ow_fence
+                                           AND 'workflow_template:'||e.template_id=lock_key)))
              ORDER BY expires_at LIMIT ?2)",
     )
     .bind(now)

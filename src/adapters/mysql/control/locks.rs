@@ -22,7 +22,10 @@ DELETE FROM distributed_locks
  WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE
    AND (LEFT(owner, 1) = '~' OR (LEFT(lock_key, 19) <> 'workflow_execution:'
         AND NOT EXISTS (SELECT 1 FROM workflow_executions e WHERE e.ow_owner > ''
-                           AND e.ow_fence = distributed_locks.ow_fence)));";
+                           AND e.status IN ('running', 'cancelled')
+                           AND e.ow_fence = distributed_locks.ow_fence
+                           AND CONCAT('workflow_template:', e.template_id)
+                             = CONVERT(lock_key USING utf8mb4) COLLATE utf8mb4_bin)));";
 
 pub(in crate::adapters::mysql) async fn locks(
     lanes: &Lanes<Entrance>,
@@ -87,7 +90,10 @@ impl Work for CountOld {
             "SELECT COUNT(*) FROM distributed_locks WHERE expires_at < NOW(3) - INTERVAL 1 MINUTE \
              AND (LEFT(owner, 1)='~' OR (LEFT(lock_key, 19)<>'workflow_execution:' \
              AND NOT EXISTS (SELECT 1 FROM workflow_executions e FORCE INDEX (ow_held) \
-             WHERE e.ow_owner > '' AND e.ow_fence=distributed_locks.ow_fence)))",
+             WHERE e.ow_owner > '' AND e.status IN ('running','cancelled') \
+             AND e.ow_fence=distributed_locks.ow_fence \
+             AND CONCAT('workflow_template:', e.template_id)=\
+             CONVERT(lock_key USING utf8mb4) COLLATE utf8mb4_bin)))",
         );
         let row = session.row(ask).await?;
         let row = row.ok_or_else(|| Fault::Unexpected("a count gave no row".into()))?;

@@ -11,7 +11,9 @@ DELETE FROM distributed_locks
  WHERE expires_at < strftime('%Y-%m-%d %H:%M:%f', 'now', '-60 seconds')
    AND (substr(owner, 1, 1) = '~' OR (substr(lock_key, 1, 19) <> 'workflow_execution:'
         AND NOT EXISTS (SELECT 1 FROM workflow_executions e WHERE e.ow_owner > ''
-                           AND e.ow_fence = distributed_locks.ow_fence)));";
+                           AND e.status IN ('running', 'cancelled')
+                           AND e.ow_fence = distributed_locks.ow_fence
+                           AND 'workflow_template:' || e.template_id = lock_key)));";
 
 pub(in super::super) async fn locks(
     connection: &mut SqliteConnection,
@@ -57,8 +59,9 @@ pub(in super::super) async fn count_old(connection: &mut SqliteConnection) -> Re
             AND (substr(owner, 1, 1)='~'
                  OR (substr(lock_key, 1, 19)<>'workflow_execution:'
                      AND NOT EXISTS (SELECT 1 FROM workflow_executions e
-                                      WHERE e.ow_owner>''
-                                        AND e.ow_fence=distributed_locks.ow_fence)))",
+                                      WHERE e.ow_owner>'' AND e.status IN ('running','cancelled')
+                                        AND e.ow_fence=distributed_locks.ow_fence
+                                        AND 'workflow_template:'||e.template_id=lock_key)))",
     )
     .fetch_one(connection)
     .await?;
