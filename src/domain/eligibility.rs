@@ -58,6 +58,17 @@ impl Eligibility {
         template.filter(|_| self.one_per_template).map(LockKey::of_template)
     }
 
+    /// Whether an execution may be claimed together with those of `taken` that were asked about
+    /// before it: where a template has one at a time, it is the first of its template.
+    pub fn goes_with(
+        &self,
+        taken: &mut BTreeSet<TemplateId>,
+        template: Option<&TemplateId>,
+    ) -> bool {
+        let template = template.filter(|_| self.one_per_template);
+        template.is_none_or(|template| taken.insert(template.clone()))
+    }
+
     /// Gives an execution the lock of its template out of those that were won: whoever asks first
     /// gets it. Returns what it holds then, and why it cannot be claimed without.
     pub fn give_template(
@@ -105,6 +116,22 @@ impl Templates {
             Self::Only(_) => false,
         }
     }
+
+    /// Nothing is let in.
+    pub fn is_nothing(&self) -> bool {
+        match self {
+            Self::AllBut(_) => false,
+            Self::Only(only) => only.is_empty(),
+        }
+    }
+
+    /// Keeps these out too.
+    pub fn keep_out(&mut self, out: &BTreeSet<TemplateId>) {
+        match self {
+            Self::AllBut(all) => all.extend(out.iter().cloned()),
+            Self::Only(only) => only.retain(|id| !out.contains(id)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +159,33 @@ mod tests {
         }
         let unset = Eligibility::default();
         assert_eq!(unset.give_template(Some(&two), &mut won), (None, None));
+    }
+
+    #[test]
+    fn of_each_template_one_goes_with_others_where_each_is_to_have_one_at_a_time() {
+        let [one, two] = [1, 2].map(|id: u8| TemplateId::from(id.to_string()));
+        let asked = [Some(&one), None, Some(&two), Some(&one), None];
+        let go = |one_per_template| {
+            let (set, mut taken) =
+                (Eligibility { one_per_template, ..Eligibility::default() }, BTreeSet::new());
+            (asked.map(|template| set.goes_with(&mut taken, template)), taken)
+        };
+        assert_eq!(go(true), ([true, true, true, false, true], ids(&["1", "2"])));
+        assert_eq!(go(false), ([true; 5], ids(&[])));
+    }
+
+    #[test]
+    fn what_is_kept_out_later_is_out() {
+        let out = ids(&["1", "3"]);
+        for (mut templates, expected) in [
+            (Templates::AllBut(ids(&["2"])), Templates::AllBut(ids(&["1", "2", "3"]))),
+            (Templates::Only(ids(&["1", "2"])), Templates::Only(ids(&["2"]))),
+            (Templates::Only(ids(&["1"])), Templates::Only(ids(&[]))),
+        ] {
+            templates.keep_out(&out);
+            assert_eq!(templates, expected);
+            assert_eq!(templates.is_nothing(), expected == Templates::Only(ids(&[])));
+        }
     }
 
     #[test]

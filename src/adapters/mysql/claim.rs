@@ -3,7 +3,10 @@
 //! **Invariant:** no row blocks the head of the queue: what is not admitted is put back for a while
 //! or failed in the transaction that found it, and a row that breaks a batch is dealt with alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
@@ -146,7 +149,7 @@ impl Work for ClaimWork {
         };
         session.begin().await?;
         facts::settled_primary(session).await?;
-        let pinned = pin(session, self.limit, self.only.as_ref(), &eligible).await?;
+        let pinned = self.pin(session, eligible).await?;
         self.draft.pin(pinned.iter().map(|row| row.execution.clone()).collect());
         if pinned.is_empty() {
             session.rollback().await?;
@@ -243,8 +246,33 @@ impl ClaimWork {
         let Some(eligible) = Eligible::of_free_templates(session, wanted, facts).await? else {
             return Ok(None);
         };
-        let is_due = !eligible.names_templates() || is_any_due(session, &eligible).await?;
+        let is_due = eligible.templates.is_everything() || is_any_due(session, &eligible).await?;
         Ok(is_due.then_some(eligible))
+    }
+
+    /// C1, and again while those that are to run one at a time leave room for others. All but the
+    /// first of a template stay as they are: were they put off, they would not be due as soon as it
+    /// is free, and not in their order.
+    async fn pin(
+        &self,
+        session: &mut Session,
+        mut eligible: Eligible,
+    ) -> Result<Vec<Pinned>, Fault> {
+        let (mut all, mut taken) = (Vec::new(), BTreeSet::new());
+        loop {
+            let room = self.limit - all.len();
+            let found = pin(session, room, self.only.as_ref(), &eligible).await?;
+            let was_all = found.len() < room;
+            all.extend(
+                found.into_iter().filter(|row| {
+                    self.who.eligibility.goes_with(&mut taken, row.template.as_ref())
+                }),
+            );
+            eligible.templates.keep_out(&taken);
+            if was_all || all.len() == self.limit || eligible.templates.is_nothing() {
+                return Ok(all);
+            }
+        }
     }
 
     /// T to C5.

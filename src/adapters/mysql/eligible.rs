@@ -23,36 +23,50 @@ use crate::domain::{
 const TIMELESS: &str = "'2000-01-01 00:00:00'";
 
 /// Conditions on `workflow_executions`, and their values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Eligible {
-    sql: String,
-    values: Vec<String>,
+    /// The bound of the backlog, if that is held.
+    due_since: Option<String>,
+    pub templates: Templates,
 }
 
 impl Eligible {
     /// ` AND …`, or nothing.
-    pub fn sql(&self) -> &str {
-        &self.sql
+    pub fn sql(&self) -> String {
+        let due = match self.due_since {
+            None => String::new(),
+            Some(_) => format!(" AND (ow_due >= ? OR ow_due = {TIMELESS})"),
+        };
+        let marks = rows::marks(self.named().len());
+        due + &match &self.templates {
+            everything if everything.is_everything() => String::new(),
+            Templates::AllBut(_) => {
+                format!(" AND (template_id IS NULL OR template_id NOT IN ({marks}))")
+            }
+            Templates::Only(_) => format!(" AND template_id IN ({marks})"),
+        }
+    }
+
+    fn named(&self) -> Vec<&TemplateId> {
+        match &self.templates {
+            Templates::AllBut(ids) | Templates::Only(ids) => rows::filled(ids),
+        }
     }
 
     /// Binds the values of [`Eligible::sql`].
     pub fn bind<'q>(&'q self, sql: Sql<'q>) -> Sql<'q> {
-        self.values.iter().fold(sql, sqlx::query::Query::bind)
-    }
-
-    /// Some templates are kept out.
-    pub fn names_templates(&self) -> bool {
-        self.sql.contains("template_id")
+        let sql = self.due_since.iter().fold(sql, sqlx::query::Query::bind);
+        self.named().into_iter().fold(sql, |sql, id| sql.bind(id.as_str()))
     }
 
     /// But for templates.
     pub fn by_due_time(eligibility: &Eligibility, facts: &Facts) -> Self {
-        match eligibility.backlog {
-            Backlog::Run => Self::default(),
-            Backlog::Hold => Self {
-                sql: format!(" AND (ow_due >= ? OR ow_due = {TIMELESS})"),
-                values: vec![facts.backlog_before.clone()],
+        Self {
+            due_since: match eligibility.backlog {
+                Backlog::Run => None,
+                Backlog::Hold => Some(facts.backlog_before.clone()),
             },
+            templates: Templates::AllBut(BTreeSet::new()),
         }
     }
 
@@ -87,24 +101,9 @@ impl Eligible {
         eligibility: &Eligibility,
         facts: &Facts,
     ) -> Result<Option<Self>, Fault> {
-        let mut eligible = Self::by_due_time(eligibility, facts);
-        let (ids, condition) = match templates(session, eligibility, kept_out).await? {
-            Templates::AllBut(out) if out.is_empty() => return Ok(Some(eligible)),
-            Templates::Only(only) if only.is_empty() => return Ok(None),
-            Templates::AllBut(out) => {
-                let out = rows::filled(out);
-                let marks = rows::marks(out.len());
-                (out, format!(" AND (template_id IS NULL OR template_id NOT IN ({marks}))"))
-            }
-            Templates::Only(only) => {
-                let only = rows::filled(only);
-                let marks = rows::marks(only.len());
-                (only, format!(" AND template_id IN ({marks})"))
-            }
-        };
-        eligible.sql += &condition;
-        eligible.values.extend(ids.iter().map(ToString::to_string));
-        Ok(Some(eligible))
+        let templates = templates(session, eligibility, kept_out).await?;
+        let eligible = Self { templates, ..Self::by_due_time(eligibility, facts) };
+        Ok((!eligible.templates.is_nothing()).then_some(eligible))
     }
 }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** whatever was pinned is afterwards claimed, put back for a while, or failed with a
 //! reason, so that nothing blocks the head of the queue.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -38,7 +38,7 @@ pub(super) async fn claim(
     }
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
-    let pinned = pin(&mut moment, limit, &eligible).await?;
+    let pinned = pin_all(&mut moment, as_who, limit, eligible).await?;
     let templates =
         pinned.iter().filter_map(|c| as_who.eligibility.template_key(c.template.as_ref()));
     let keys = locks::keys(pinned.iter().map(|c| &c.execution)).chain(templates);
@@ -74,6 +74,32 @@ async fn anything_due(
     );
     let ask = eligible.bind(sqlx::query(AssertSqlSafe(sql))).bind(signed(Fence::CEILING));
     Ok(ask.fetch_optional(connection).await?.is_some())
+}
+
+/// Looks again while those that are to run one at a time leave room for others. All but the first of
+/// a template stay as they are: were they put off, they would not be due as soon as it is free, and
+/// not in their order.
+async fn pin_all(
+    moment: &mut Moment<'_>,
+    as_who: &Claimant,
+    limit: usize,
+    mut eligible: Eligible,
+) -> Result<Vec<Candidate>, Failure> {
+    let (mut all, mut taken) = (Vec::new(), BTreeSet::new());
+    loop {
+        let room = limit - all.len();
+        let found = pin(moment, room, &eligible).await?;
+        let was_all = found.len() < room;
+        all.extend(
+            found
+                .into_iter()
+                .filter(|it| as_who.eligibility.goes_with(&mut taken, it.template.as_ref())),
+        );
+        eligible.templates.keep_out(&taken);
+        if was_all || all.len() == limit {
+            return Ok(all);
+        }
+    }
 }
 
 async fn pin(

@@ -42,8 +42,7 @@ pub(super) fn is_eligible() -> String {
 #[derive(Clone, Debug)]
 pub(super) struct Eligible {
     holds_backlog: bool,
-    all_but: bool,
-    templates: String,
+    pub(super) templates: Templates,
 }
 
 impl Eligible {
@@ -74,10 +73,7 @@ impl Eligible {
         eligibility: &Eligibility,
     ) -> Result<Self, Failure> {
         let holds_backlog = eligibility.backlog == Backlog::Hold;
-        Ok(match templates(connection, eligibility, kept_out).await? {
-            Templates::AllBut(out) => Self { holds_backlog, all_but: true, templates: list(&out) },
-            Templates::Only(only) => Self { holds_backlog, all_but: false, templates: list(&only) },
-        })
+        Ok(Self { holds_backlog, templates: templates(connection, eligibility, kept_out).await? })
     }
 
     /// Binds `?1` to `?3`.
@@ -85,7 +81,11 @@ impl Eligible {
         &self,
         query: Query<'q, Sqlite, SqliteArguments>,
     ) -> Query<'q, Sqlite, SqliteArguments> {
-        query.bind(self.holds_backlog).bind(self.all_but).bind(self.templates.clone())
+        let (all_but, templates) = match &self.templates {
+            Templates::AllBut(out) => (true, list(out)),
+            Templates::Only(only) => (false, list(only)),
+        };
+        query.bind(self.holds_backlog).bind(all_but).bind(templates)
     }
 }
 

@@ -49,21 +49,17 @@ async fn template_owner<S: Subject>(world: &World<S>) -> Option<String> {
     world.subject.one(&format!("SELECT owner FROM distributed_locks WHERE lock_key='{KEY}'")).await
 }
 
-/// The claim of `first`; `second` was put off because of it.
+/// The claim of the first, and the second, which waits for it.
 async fn one_of_two<S: Subject>(world: &World<S>) -> (Claim, ExecutionId) {
     let ids = submitted(world, 2).await;
-    let mut batch = claimed(&world.a, "a").await;
-    assert_eq!(batch.deferred, [(ids[1].clone(), Deferral::TemplateBusy)]);
-    assert_eq!(batch.claims.len(), 1);
-    let claim = batch.claims.remove(0);
+    let claim = only(claimed(&world.a, "a").await);
     assert_eq!(claim.lease.execution, ids[0]);
     assert_eq!(template_owner(world).await.as_deref(), Some("a"));
     (claim, ids[1].clone())
 }
 
-/// The put-off execution is claimed now, by `b`.
+/// The one that waits is claimed now, by `b`.
 async fn is_next<S: Subject>(world: &World<S>, id: &ExecutionId) -> Claim {
-    world.pass(HOUR / 60).await;
     let claim = only(claimed(&world.b, "b").await);
     assert_eq!(claim.lease.execution, *id);
     assert_eq!(template_owner(world).await.as_deref(), Some("b"));
@@ -91,13 +87,19 @@ pub async fn of_one_template_one_execution_is_claimed_and_the_next_when_it_has_e
     is_next(&world, &next).await;
 }
 
-pub async fn many_of_a_busy_template_keep_no_other_from_being_claimed<S: Subject>() {
+pub async fn many_of_a_template_keep_no_other_from_being_claimed<S: Subject>() {
     let world = World::<S>::new().await;
-    submitted(&world, 12).await;
-    claimed(&world.a, "a").await;
+    let first = submitted(&world, 12).await.remove(0);
     let other = world.submit_chain(&["three"]).await;
+    let claims = claimed(&world.a, "a").await.claims;
+    let claimed_ids: Vec<&ExecutionId> = claims.iter().map(|it| &it.lease.execution).collect();
+    assert_eq!(claimed_ids, [&first, &other], "beside the first one");
+    let another = world.submit(&"template-chain".into()).await;
+    assert!(is_nothing(&claimed(&world.b, "b").await), "{another} waits for its own template");
+    let third = world.apply(&workflow("x", chain(&["four"]))).await;
+    let third = world.submit(&third).await;
     let claim = only(claimed(&world.b, "b").await);
-    assert_eq!(claim.lease.execution, other);
+    assert_eq!(claim.lease.execution, third, "while it is busy");
 }
 
 pub async fn a_template_that_the_orchestrator_has_locked_waits_for_it<S: Subject>() {
@@ -295,4 +297,15 @@ pub async fn whoever_waits_for_a_template_never_takes_it_from_its_holder<S: Subj
     assert_eq!(template_owner(&world).await.as_deref(), Some("b"));
     let renewals = world.b.renew(TTL, Beat(2), &[holder.lease]).await;
     assert_eq!(renewals, Ok(vec![Renewal::Held]));
+}
+
+pub async fn the_next_of_a_template_is_due_as_soon_as_that_is_free_and_the_oldest_is_next<
+    S: Subject,
+>() {
+    let world = World::<S>::new().await;
+    for id in submitted(&world, 4).await {
+        let claim = only(claimed(&world.a, "a").await);
+        assert_eq!(claim.lease.execution, id);
+        assert_eq!(send(&world.a, &end_of(&claim)).await, Ok(Advanced::Recorded));
+    }
 }
