@@ -103,7 +103,7 @@ fn definition(name: &str, step: RecordedStep, state: &str) -> Definition {
     let step = RecordedStep {
         id: format!("step-{name}").into(),
         name: Some(name.into()),
-        timeout: Some(if state == "success" { 300 } else { 2 }),
+        timeout: Some(if state == "success" { 3600 } else { 2 }),
         retries: Some(0),
         ..step
     };
@@ -256,7 +256,8 @@ async fn assert_ended_as_they_deserve(
     let mut connection =
         SqliteConnection::connect(&path.display().to_string()).await.expect("a file");
     let rows = sqlx::query(
-        "SELECT template_id, status, COUNT(*) FROM workflow_executions GROUP BY template_id, status",
+        "SELECT template_id, status, COUNT(*), MAX(error) FROM workflow_executions \
+         GROUP BY template_id, status",
     )
     .fetch_all(&mut connection)
     .await
@@ -266,7 +267,7 @@ async fn assert_ended_as_they_deserve(
         let (template, status): (String, String) = (row.get(0), row.get(1));
         let known = workflows.iter().find(|(definition, _)| definition.name == template);
         let (_, state) = known.expect("one of them");
-        assert_eq!(status, *state, "{template}");
+        assert_eq!(status, *state, "{template}: {:?}", row.get::<Option<String>, _>(3));
         all += u64::try_from(row.get::<i64, _>(2)).expect("a count");
     }
     assert_eq!((all, rows.len()), (submitted, workflows.len()));
