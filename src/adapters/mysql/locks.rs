@@ -15,7 +15,7 @@ use super::{
     session::{Session, fixed, made},
 };
 use crate::domain::{
-    id::{Beat, Fence, LockKey, Owner, TemplateId},
+    id::{Beat, Fence, LockKey, Owner, RELEASED, TemplateId},
     lease::Lease,
     recovery::{Held, LockSeen},
 };
@@ -185,15 +185,25 @@ pub(super) async fn is_held(
     Ok(session.row(ask).await?.is_some())
 }
 
-/// Templates that somebody has locked.
+/// Templates that somebody has locked, and those of executions that were handed back: they go on
+/// before another begins, or they would wait for as long as others keep coming.
 pub(super) async fn busy_templates(session: &mut Session) -> Result<BTreeSet<TemplateId>, Fault> {
-    // The escape keeps its meaning under NO_BACKSLASH_ESCAPES.
+    // The escape keeps its meaning under NO_BACKSLASH_ESCAPES. The tables' collations may differ.
     let ask = fixed(
-        "SELECT SUBSTRING(lock_key, 19) FROM distributed_locks \
+        "SELECT CONVERT(SUBSTRING(lock_key, 19) USING utf8mb4) COLLATE utf8mb4_bin \
+         FROM distributed_locks \
          WHERE lock_key LIKE 'workflow|_template:%' ESCAPE '|' AND owner NOT LIKE '~%' \
-         AND (ow_fence > 0 OR expires_at > NOW(3))",
+         AND (ow_fence > 0 OR expires_at > NOW(3)) \
+         UNION ALL SELECT CONVERT(template_id USING utf8mb4) COLLATE utf8mb4_bin \
+         FROM workflow_executions FORCE INDEX (ow_held) \
+         WHERE ow_owner=? AND status='running' AND template_id IS NOT NULL",
     );
-    session.rows(ask).await?.iter().map(|row| Ok(rows::name(row, 0)?.into())).collect()
+    session
+        .rows(ask.bind(RELEASED))
+        .await?
+        .iter()
+        .map(|row| Ok(rows::name(row, 0)?.into()))
+        .collect()
 }
 
 /// Deletes lock rows that this very transaction has taken.

@@ -14,7 +14,7 @@ use super::{
     session::later,
 };
 use crate::domain::{
-    id::{Beat, ExecutionId, LockKey, TemplateId},
+    id::{Beat, ExecutionId, LockKey, RELEASED, TemplateId},
     lease::Lease,
     recovery::{Held, TakeOver},
 };
@@ -22,15 +22,19 @@ use crate::domain::{
 /// How long a tombstone or a released row stays.
 pub(super) const LINGER: Duration = Duration::from_secs(60);
 
-/// Templates that somebody has locked.
+/// Templates that somebody has locked, and those of executions that were handed back: they go on
+/// before another begins, or they would wait for as long as others keep coming.
 pub(super) async fn busy_templates(
     connection: &mut SqliteConnection,
 ) -> Result<BTreeSet<TemplateId>, Failure> {
     let rows = sqlx::query(
         "SELECT substr(lock_key, 19) AS template FROM distributed_locks
           WHERE lock_key LIKE 'workflow|_template:%' ESCAPE '|' AND substr(owner, 1, 1)<>'~'
-            AND (ow_fence>0 OR expires_at>strftime('%Y-%m-%d %H:%M:%f','now'))",
+            AND (ow_fence>0 OR expires_at>strftime('%Y-%m-%d %H:%M:%f','now'))
+          UNION ALL SELECT template_id FROM workflow_executions
+          WHERE ow_owner=?1 AND status='running' AND template_id IS NOT NULL",
     )
+    .bind(RELEASED)
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| Ok(row.word("template")?.into())).collect()
