@@ -80,7 +80,8 @@ impl Eligible {
         Self::but_for(kept_out, session, eligibility, facts).await
     }
 
-    /// The same without templates that are busy, if each is to have one execution at a time: however many wait for theirs, they keep no other from being claimed.
+    /// The same without templates that are busy, if each is to have one execution at a time: however
+    /// many wait for theirs, they keep no other from being claimed.
     pub async fn of_free_templates(
         session: &mut Session,
         eligibility: &Eligibility,

@@ -53,7 +53,8 @@ impl Eligible {
         Self::but_for(BTreeSet::new(), connection, eligibility).await
     }
 
-    /// The same without templates that are busy, if each is to have one execution at a time: however many wait for theirs, they keep no other from being claimed.
+    /// The same without templates that are busy, if each is to have one execution at a time: however
+    /// many wait for theirs, they keep no other from being claimed.
     pub(super) async fn of_free_templates(
         connection: &mut SqliteConnection,
         eligibility: &Eligibility,
