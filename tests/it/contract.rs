@@ -221,6 +221,7 @@ macro_rules! contract {
                 one_per_template {
                     of_one_template_one_execution_is_claimed_and_the_next_when_it_has_ended
                     many_of_a_template_keep_no_other_from_being_claimed
+                    what_is_asked_for_again_beside_a_template_is_claimed_once
                     the_next_of_a_template_is_due_as_soon_as_that_is_free_and_the_oldest_is_next
                     whoever_waits_for_a_template_never_takes_it_from_its_holder
                     a_template_that_the_orchestrator_has_locked_waits_for_it

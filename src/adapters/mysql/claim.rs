@@ -252,24 +252,26 @@ impl ClaimWork {
 
     /// C1, and again while those that are to run one at a time leave room for others. All but the
     /// first of a template stay as they are: were they put off, they would not be due as soon as it
-    /// is free, and not in their order.
+    /// is free, and not in their order. What names no template, or names it in other letters, is met
+    /// again: that is no news, and a round without news is the last.
     async fn pin(
         &self,
         session: &mut Session,
         mut eligible: Eligible,
     ) -> Result<Vec<Pinned>, Fault> {
-        let (mut all, mut taken) = (Vec::new(), BTreeSet::new());
+        let (mut all, mut met, mut taken) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         loop {
-            let room = self.limit - all.len();
+            let before = all.len();
+            let room = self.limit - before;
             let found = pin(session, room, self.only.as_ref(), &eligible).await?;
             let was_all = found.len() < room;
-            all.extend(
-                found.into_iter().filter(|row| {
-                    self.who.eligibility.goes_with(&mut taken, row.template.as_ref())
-                }),
-            );
+            all.extend(found.into_iter().filter(|row| {
+                met.insert(row.execution.clone())
+                    && self.who.eligibility.goes_with(&mut taken, row.template.as_ref())
+            }));
             eligible.templates.keep_out(&taken);
-            if was_all || all.len() == self.limit || eligible.templates.is_nothing() {
+            let is_done = was_all || all.len() == before || all.len() == self.limit;
+            if is_done || eligible.templates.is_nothing() {
                 return Ok(all);
             }
         }

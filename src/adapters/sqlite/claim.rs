@@ -78,25 +78,25 @@ async fn anything_due(
 
 /// Looks again while those that are to run one at a time leave room for others. All but the first of
 /// a template stay as they are: were they put off, they would not be due as soon as it is free, and
-/// not in their order.
+/// not in their order. What is met again, because it names no template, is no news.
 async fn pin_all(
     moment: &mut Moment<'_>,
     as_who: &Claimant,
     limit: usize,
     mut eligible: Eligible,
 ) -> Result<Vec<Candidate>, Failure> {
-    let (mut all, mut taken) = (Vec::new(), BTreeSet::new());
+    let (mut all, mut met, mut taken) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     loop {
-        let room = limit - all.len();
+        let before = all.len();
+        let room = limit - before;
         let found = pin(moment, room, &eligible).await?;
         let was_all = found.len() < room;
-        all.extend(
-            found
-                .into_iter()
-                .filter(|it| as_who.eligibility.goes_with(&mut taken, it.template.as_ref())),
-        );
+        all.extend(found.into_iter().filter(|it| {
+            met.insert(it.execution.clone())
+                && as_who.eligibility.goes_with(&mut taken, it.template.as_ref())
+        }));
         eligible.templates.keep_out(&taken);
-        if was_all || all.len() == limit {
+        if was_all || all.len() == before || all.len() == limit {
             return Ok(all);
         }
     }

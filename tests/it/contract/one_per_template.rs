@@ -112,6 +112,33 @@ fn lock_of_the_orchestrator<S: Subject>(seconds: i64) -> String {
     )
 }
 
+pub async fn what_is_asked_for_again_beside_a_template_is_claimed_once<S: Subject>() {
+    let world = World::<S>::new().await;
+    let ids = submitted(&world, 12).await;
+    // The oldest names no template, so the next question meets it again.
+    world.edit(&ids[0], "template_id=NULL").await;
+    let batch = claimed(&world.a, "a").await;
+    let refused: Vec<&ExecutionId> = batch.refused.iter().map(|(id, _)| id).collect();
+    assert_eq!(refused, [&ids[0]]);
+    assert_eq!(batch.deferred, []);
+    assert_eq!(batch.claims.len(), 1);
+    assert_eq!(batch.claims[0].lease.execution, ids[1]);
+    // Server collations that take an id in other letters for the same one, and a filter that names it.
+    let world = World::<S>::new().await;
+    let ids = submitted(&world, 12).await;
+    for id in &ids {
+        world.edit(id, "template_id='TEMPLATE-W'").await;
+    }
+    let set = Eligibility {
+        include: ["w".to_owned()].into(),
+        one_per_template: true,
+        ..Eligibility::default()
+    };
+    let who = Claimant { eligibility: Arc::new(set), ..who("a") };
+    let batch = world.a.claim(&who, 10).await.expect("a claim, and not an endless one");
+    assert!(batch.claims.len() <= 1);
+}
+
 pub async fn a_template_that_the_orchestrator_has_locked_waits_for_it<S: Subject>() {
     let world = World::<S>::new().await;
     let id = submitted(&world, 1).await.remove(0);
