@@ -120,7 +120,7 @@ impl FromStr for Servers {
             None => (false, text),
         };
         match Host::parse(name).map_err(|_| RuleError::Host)? {
-            Host::Domain(name) if name.contains('*') || name.trim_matches('.').is_empty() => {
+            Host::Domain(name) if name.contains('*') || has_empty_label(&name) => {
                 Err(RuleError::Host)
             }
             Host::Domain(name) if below => Ok(Self::Below(format!(".{}", plain_name(&name)))),
@@ -138,6 +138,10 @@ fn canonical(net: IpNet) -> IpNet {
     let length = v6.prefix_len().checked_sub(96);
     let v4 = v6.addr().to_ipv4_mapped().zip(length);
     v4.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(net, IpNet::V4)
+}
+
+fn has_empty_label(name: &str) -> bool {
+    plain_name(name).split('.').any(str::is_empty)
 }
 
 /// A name without the dot that says that it is complete.
