@@ -241,6 +241,11 @@ pub async fn a_terminated_worker_hands_over_within_its_deadline<S: Served>() {
     assert_eq!(a.logged("execution.handed_back"), 1);
     in_flight.wait_until_gone();
     ten.wait_for_step_4(2);
+    assert_eq!(
+        b.wait_for("execution.taken_over")["cause"],
+        "released",
+        "nobody waited for a lease"
+    );
     ten.open_gate();
 
     let shown = wait_for_success(&url, &execution);
