@@ -10,7 +10,9 @@ use crate::domain::{id::OwnerError, lease::LeaseTermsError};
 pub enum ConfigError {
     #[error("cannot read the configuration file {path}: {problem}; give another with --config")]
     File { path: String, problem: String },
-    #[error("the configuration file {path} is not YAML with settings in it: {problem}")]
+    #[error(
+        "the configuration file {path} is not YAML with settings in it: {problem}; correct it there"
+    )]
     Syntax { path: String, problem: String },
     #[error("there is no setting {key:?} ({origin}); did you mean {nearest:?}?")]
     Unknown { key: String, origin: String, nearest: String },

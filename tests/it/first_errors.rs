@@ -154,7 +154,7 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_key_and_its_place() {
         (
             "--config broken.yaml run",
             "the configuration file broken.yaml is not YAML with settings in it: while parsing a \
-             node, did not find expected node content at byte 8 line 2 column 1"
+             node, did not find expected node content at byte 8 line 2 column 1; correct it there"
                 .into(),
         ),
         (

@@ -200,11 +200,11 @@ const IN_THE_FILE: [(&str, &str); 52] = [
     ),
     (
         "slots: 1\nlock: {ttl: 9s",
-        "the configuration file orchestrator-worker.yaml is not YAML with settings in it: while parsing a flow mapping, did not find expected ',' or '}' at byte 23 line 3 column 1",
+        "the configuration file orchestrator-worker.yaml is not YAML with settings in it: while parsing a flow mapping, did not find expected ',' or '}' at byte 23 line 3 column 1; correct it there",
     ),
     (
         "- slots",
-        "the configuration file orchestrator-worker.yaml is not YAML with settings in it: invalid type: sequence, expected a map",
+        "the configuration file orchestrator-worker.yaml is not YAML with settings in it: invalid type: sequence, expected a map; correct it there",
     ),
 ];
 
