@@ -84,7 +84,7 @@ impl Eligibility {
     }
 
     /// `named` are the templates that have one of [`Eligibility::names`]; `paused` are template ids,
-    /// those of busy ones among them, or [`ALL_TEMPLATES`].
+    /// or [`ALL_TEMPLATES`].
     pub fn templates(
         &self,
         named: &[(TemplateId, String)],

@@ -225,6 +225,7 @@ macro_rules! contract {
                     the_next_of_a_template_is_due_as_soon_as_that_is_free_and_the_oldest_is_next
                     whoever_waits_for_a_template_never_takes_it_from_its_holder
                     a_template_that_the_orchestrator_has_locked_waits_for_it
+                    a_lock_that_is_named_like_all_templates_pauses_none
                     an_execution_that_another_has_locked_keeps_no_template_locked
                     what_is_refused_or_deferred_keeps_no_template_locked
                     the_lock_of_a_template_is_renewed_and_put_back_with_its_executions

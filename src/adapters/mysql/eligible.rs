@@ -76,8 +76,9 @@ impl Eligible {
         eligibility: &Eligibility,
         facts: &Facts,
     ) -> Result<Option<Self>, Fault> {
-        let kept_out = BTreeSet::new();
-        Self::but_for(kept_out, session, eligibility, facts).await
+        let templates = templates(session, eligibility).await?;
+        let eligible = Self { templates, ..Self::by_due_time(eligibility, facts) };
+        Ok(eligible.unless_nothing())
     }
 
     /// The same without templates that are busy, if each is to have one execution at a time: however
@@ -87,23 +88,17 @@ impl Eligible {
         eligibility: &Eligibility,
         facts: &Facts,
     ) -> Result<Option<Self>, Fault> {
-        let busy = if eligibility.one_per_template {
-            locks::busy_templates(session).await?
-        } else {
-            BTreeSet::new()
+        let Some(mut eligible) = Self::read(session, eligibility, facts).await? else {
+            return Ok(None);
         };
-        Self::but_for(busy, session, eligibility, facts).await
+        if eligibility.one_per_template {
+            eligible.templates.keep_out(&locks::busy_templates(session).await?);
+        }
+        Ok(eligible.unless_nothing())
     }
 
-    async fn but_for(
-        kept_out: BTreeSet<TemplateId>,
-        session: &mut Session,
-        eligibility: &Eligibility,
-        facts: &Facts,
-    ) -> Result<Option<Self>, Fault> {
-        let templates = templates(session, eligibility, kept_out).await?;
-        let eligible = Self { templates, ..Self::by_due_time(eligibility, facts) };
-        Ok((!eligible.templates.is_nothing()).then_some(eligible))
+    fn unless_nothing(self) -> Option<Self> {
+        (!self.templates.is_nothing()).then_some(self)
     }
 }
 
@@ -112,11 +107,7 @@ pub(super) fn is_backlog() -> String {
     format!(" AND ow_due < ? AND ow_due > {TIMELESS} AND ow_fence=0")
 }
 
-async fn templates(
-    session: &mut Session,
-    eligibility: &Eligibility,
-    mut kept_out: BTreeSet<TemplateId>,
-) -> Result<Templates, Fault> {
+async fn templates(session: &mut Session, eligibility: &Eligibility) -> Result<Templates, Fault> {
     let names: Vec<&str> = eligibility.names().collect();
     let mut sql = String::from("SELECT template_id, NULL FROM ow_paused");
     if !names.is_empty() {
@@ -125,13 +116,13 @@ async fn templates(
         sql += ")";
     }
     let ask = names.into_iter().fold(made(sql), sqlx::query::Query::bind);
-    let mut named = Vec::new();
+    let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
     for row in session.rows(ask).await? {
         let id = TemplateId::from(rows::name(&row, 0)?);
         match rows::text(&row, 1)? {
-            None => drop(kept_out.insert(id)),
+            None => drop(paused.insert(id)),
             Some(name) => named.push((id, name)),
         }
     }
-    Ok(eligibility.templates(&named, &kept_out))
+    Ok(eligibility.templates(&named, &paused))
 }

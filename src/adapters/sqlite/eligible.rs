@@ -50,7 +50,8 @@ impl Eligible {
         connection: &mut SqliteConnection,
         eligibility: &Eligibility,
     ) -> Result<Self, Failure> {
-        Self::but_for(BTreeSet::new(), connection, eligibility).await
+        let holds_backlog = eligibility.backlog == Backlog::Hold;
+        Ok(Self { holds_backlog, templates: templates(connection, eligibility).await? })
     }
 
     /// The same without templates that are busy, if each is to have one execution at a time: however
@@ -59,21 +60,11 @@ impl Eligible {
         connection: &mut SqliteConnection,
         eligibility: &Eligibility,
     ) -> Result<Self, Failure> {
-        let busy = if eligibility.one_per_template {
-            locks::busy_templates(connection).await?
-        } else {
-            BTreeSet::new()
-        };
-        Self::but_for(busy, connection, eligibility).await
-    }
-
-    async fn but_for(
-        kept_out: BTreeSet<TemplateId>,
-        connection: &mut SqliteConnection,
-        eligibility: &Eligibility,
-    ) -> Result<Self, Failure> {
-        let holds_backlog = eligibility.backlog == Backlog::Hold;
-        Ok(Self { holds_backlog, templates: templates(connection, eligibility, kept_out).await? })
+        let mut eligible = Self::read(connection, eligibility).await?;
+        if eligibility.one_per_template {
+            eligible.templates.keep_out(&locks::busy_templates(connection).await?);
+        }
+        Ok(eligible)
     }
 
     /// Binds `?1` to `?3`.
@@ -92,7 +83,6 @@ impl Eligible {
 async fn templates(
     connection: &mut SqliteConnection,
     eligibility: &Eligibility,
-    mut kept_out: BTreeSet<TemplateId>,
 ) -> Result<Templates, Failure> {
     let rows = sqlx::query(
         "SELECT template_id AS id, NULL AS name FROM ow_paused
@@ -102,13 +92,13 @@ async fn templates(
     .bind(list(eligibility.names()))
     .fetch_all(connection)
     .await?;
-    let mut named = Vec::new();
+    let (mut paused, mut named) = (BTreeSet::new(), Vec::new());
     for row in &rows {
         let id = TemplateId::from(row.word("id")?);
         match row.text("name")? {
-            None => drop(kept_out.insert(id)),
+            None => drop(paused.insert(id)),
             Some(name) => named.push((id, name)),
         }
     }
-    Ok(eligibility.templates(&named, &kept_out))
+    Ok(eligibility.templates(&named, &paused))
 }

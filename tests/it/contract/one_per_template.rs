@@ -157,6 +157,13 @@ pub async fn a_template_that_the_orchestrator_has_locked_waits_for_it<S: Subject
     assert_eq!(template_owner(&world).await.as_deref(), Some("a"));
 }
 
+pub async fn a_lock_that_is_named_like_all_templates_pauses_none<S: Subject>() {
+    let world = World::<S>::new().await;
+    submitted(&world, 1).await;
+    world.subject.exec(&lock_of_the_orchestrator::<S>(600).replace("template-w", "*")).await;
+    only(claimed(&world.a, "a").await);
+}
+
 pub async fn an_execution_that_another_has_locked_keeps_no_template_locked<S: Subject>() {
     let world = World::<S>::new().await;
     let id = submitted(&world, 1).await.remove(0);
