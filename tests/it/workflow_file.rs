@@ -311,3 +311,37 @@ fn a_file_that_cannot_be_read_is_named() {
     let text = workflow_file::load(&path, "me").expect_err("too large").to_string();
     assert!(text.ends_with("it has more bytes than the 8388608 that a workflow file may have"));
 }
+
+/// The keys in the first column of the table under a heading.
+fn documented(page: &str, heading: &str) -> Vec<String> {
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    let section = section.split("\n## ").next().expect("a section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
+}
+
+/// The keys that there are, as the refusal of one that there is not tells them.
+fn known(text: &str) -> Vec<String> {
+    let refusal = refusal(text);
+    let (_, keys) = refusal.split_once("those there are: ").expect("they are told");
+    keys.split(", ").map(|key| key.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn the_page_about_files_names_every_key_and_its_example_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/workflow-files.md");
+    let page = fs::read_to_string(page).expect("the page");
+    for (heading, unknown) in [
+        ("The file", "qqqqqqqqqqqq: 1"),
+        ("A step", "name: n\nsteps:\n  - qqqqqqqqqqqq: 1"),
+        ("A request", "name: n\nsteps:\n  - name: s\n    http: {qqqqqqqqqqqq: 1}"),
+    ] {
+        let (mut there, mut told) = (known(unknown), documented(&page, heading));
+        there.sort();
+        told.sort();
+        assert_eq!(told, there, "{heading}");
+    }
+    let (_, example) = page.split_once("```yaml\n").expect("an example");
+    let file = parse(example.split("```").next().expect("its end"));
+    Workflow::try_new(&file.definition).expect("it can be run");
+}
