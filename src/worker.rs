@@ -46,8 +46,8 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        eligibility::Eligibility, id::Owner, lease::LeaseTerms, retention::Retention,
-        retry::Backoff,
+        eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess,
+        retention::Retention, retry::Backoff,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
@@ -60,8 +60,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub owner: Owner,
-    /// The pod's UID; empty outside Kubernetes.
-    pub uid: String,
+    /// Which process of which pod this is.
+    pub process: PodProcess,
     /// Executions at once.
     pub slots: usize,
     pub poll_interval: Duration,
@@ -216,7 +216,7 @@ async fn announce(shared: &Shared) {
             later = queue.later,
             running = queue.running,
             backlog = queue.backlog,
-            "started: {} executions wait, {} run{}",
+            "started: {} pending, {} running{}",
             queue.due + queue.later,
             queue.running,
             match queue.backlog {

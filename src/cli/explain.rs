@@ -17,6 +17,7 @@ use crate::{
         explain::{View, explain},
         id::ExecutionId,
     },
+    worker::poller::Poller,
 };
 
 /// Say why an execution is not running, or what it is doing, and what will happen next.
@@ -50,8 +51,12 @@ struct ExplainJson<'a> {
 pub async fn run(args: &ExplainArgs, config: &Config) -> Result<Exit, Failure> {
     let control = store(config).await?.control;
     let facts = control.facts(&ExecutionId::from(args.execution.as_str())).await?;
-    let eligibility = config.worker.eligibility.clone();
-    let explained = explain(&facts, &View { supported: app::supported(config), eligibility });
+    let view = View {
+        supported: app::supported(config),
+        eligibility: config.worker.eligibility.clone(),
+        look_within: Poller::longest_pause(config.worker.poll_interval),
+    };
+    let explained = explain(&facts, &view);
     match args.output {
         OutputWord::Json => output::json(&ExplainJson {
             execution: &args.execution,

@@ -24,6 +24,8 @@ pub struct Facts {
     pub age: Duration,
     /// Until it is due; zero if it is.
     pub due_in: Duration,
+    /// Since it was due; zero if it is not.
+    pub due_for: Duration,
     pub is_backlog: bool,
     pub fence: Fence,
     /// The owner column: empty, a mark, or a worker.
@@ -33,6 +35,8 @@ pub struct Facts {
     pub paused: Option<Paused>,
     pub lock: Option<LockFact>,
     pub template_lock: Option<LockFact>,
+    /// A running execution of its template was handed back, and goes on first.
+    pub template_handed_back: bool,
     /// In the order in which they are taken.
     pub steps: Vec<StepFact>,
     /// What it would run, or why that cannot be run.
@@ -113,6 +117,8 @@ pub struct StepFact {
 pub struct View {
     pub supported: Supported,
     pub eligibility: Eligibility,
+    /// A worker with a free slot looks again within this time.
+    pub look_within: Duration,
 }
 
 /// One reason.

@@ -24,7 +24,7 @@ pub struct Rows {
 
 pub(super) fn findings(rows: &Rows, view: &View) -> Vec<Finding> {
     let Rows { due, later, running, .. } = rows;
-    let numbers = format!("{due} executions due, {later} later, {running} running");
+    let numbers = format!("{} due, {later} later, {running} running", counted(*due, "execution"));
     let mut found = vec![Finding::ok("rows", numbers)];
     if rows.unknown > 0 {
         found.push(Finding::warning(

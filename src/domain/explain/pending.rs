@@ -9,7 +9,7 @@ pub(super) fn explain(facts: &Facts, view: &View) -> Explanation {
         .or_else(|| locked(facts, view))
         .or_else(|| not_runnable(facts, view))
         .or_else(|| not_due(facts))
-        .unwrap_or_else(|| waiting(facts))
+        .unwrap_or_else(|| waiting(facts, view))
 }
 
 /// By its time, an operator, or the configuration.
@@ -84,11 +84,22 @@ fn locked(facts: &Facts, view: &View) -> Option<Explanation> {
             ),
         ));
     }
-    let template_lock = facts.template_lock.as_ref().filter(|_| view.eligibility.one_per_template);
-    let owner = &template_lock.filter(|lock| lock.keeps_template())?.owner;
+    if !view.eligibility.one_per_template {
+        return None;
+    }
+    let runs = facts.template_lock.as_ref().filter(|lock| lock.keeps_template());
+    let because = match runs {
+        Some(LockFact { owner, .. }) => {
+            format!("{owner} runs another execution of its template {:?}", facts.template)
+        }
+        None if facts.template_handed_back => {
+            format!("another execution of its template {:?} was handed back", facts.template)
+        }
+        None => return None,
+    };
     Some(Explanation::new(
         "template_busy",
-        format!("{owner} runs another execution of its template {:?}", facts.template),
+        because,
         "with claim.one_per_template it is claimed when that one has ended, whoever ends it",
     ))
 }
@@ -123,9 +134,8 @@ fn not_runnable(facts: &Facts, view: &View) -> Option<Explanation> {
     })
 }
 
-fn waiting(facts: &Facts) -> Explanation {
-    let (workers, held) = (facts.workers, facts.held);
-    if workers == 0 {
+fn waiting(facts: &Facts, view: &View) -> Explanation {
+    if facts.workers == 0 {
         return Explanation::new(
             "no_worker_seen",
             "nothing speaks against it, and no worker holds any execution",
@@ -137,9 +147,22 @@ fn waiting(facts: &Facts) -> Explanation {
         1 => "1 execution was due before it".into(),
         many => format!("{many} executions were due before it"),
     };
-    Explanation::new(
-        "waiting",
-        format!("{because}; {workers} workers hold {held} executions"),
-        "it is claimed as soon as one of them has a free slot; more slots or workers make it sooner",
-    )
+    let hold = match (facts.workers, facts.held) {
+        (1, 1) => "1 worker holds 1 execution".to_owned(),
+        (1, held) => format!("1 worker holds {held} executions"),
+        (workers, held) => format!("{workers} workers hold {held} executions"),
+    };
+    let next = "it is claimed as soon as one of them has a free slot; more slots or workers make it sooner";
+    if facts.due_for > view.look_within {
+        let due_for = shown(facts.due_for);
+        return Explanation::new(
+            "no_free_slots",
+            format!(
+                "it has been due for {due_for} and no worker has had a free slot for it: {because}; \
+                 {hold}"
+            ),
+            next,
+        );
+    }
+    Explanation::new("waiting", format!("{because}; {hold}"), next)
 }

@@ -21,6 +21,7 @@ fn view() -> View {
     let set = |words: &[&str]| words.iter().map(ToString::to_string).collect();
     View {
         supported: Supported { kinds: set(&["func"]), functions: set(&["noop", "echo"]) },
+        look_within: 20 * SECOND,
         ..View::default()
     }
 }
@@ -38,6 +39,7 @@ fn facts() -> Facts {
         error: None,
         age: 5 * SECOND,
         due_in: Duration::ZERO,
+        due_for: 5 * SECOND,
         is_backlog: false,
         fence: Fence(0),
         owner: String::new(),
@@ -45,6 +47,7 @@ fn facts() -> Facts {
         paused: None,
         lock: None,
         template_lock: None,
+        template_handed_back: false,
         steps: vec![step("noop", "pending"), step("echo", "pending")],
         workflow: Ok(workflow()),
         workers: 2,
@@ -100,6 +103,11 @@ fn a_pending_one_waits_for_its_template_only_where_that_is_set() {
     let expired = LockFact { fence: Fence(0), ..lock("go-1", 31, None) };
     let expired = Facts { template_lock: Some(expired), ..facts };
     assert_eq!(explain(&expired, &view).reason, "waiting");
+    let handed_back = Facts { template_handed_back: true, ..expired };
+    is(&handed_back, "waiting", "next in line", "free slot");
+    let explanation = explain(&handed_back, &view);
+    assert_eq!(explanation.reason, "template_busy");
+    assert!(explanation.because.contains("was handed back"), "{explanation:?}");
 }
 
 #[test]
@@ -153,7 +161,12 @@ fn a_pending_one_may_not_be_runnable() {
 fn a_pending_one_that_nothing_keeps_waits_for_a_slot_or_a_worker() {
     is(&facts(), "waiting", "next in line; 2 workers hold 20", "free slot");
     is(&Facts { ahead: 3, ..facts() }, "waiting", "3 executions were due before it", "slot");
-    let alone = Facts { workers: 0, held: 0, ..facts() };
+    let one = Facts { workers: 1, held: 1, ..facts() };
+    is(&one, "waiting", "next in line; 1 worker holds 1 execution", "free slot");
+    let late = Facts { due_for: 200 * SECOND, ahead: 1, ..facts() };
+    let because = "due for 3m 20s and no worker has had a free slot for it: 1 execution was due";
+    is(&late, "no_free_slots", because, "free slot");
+    let alone = Facts { workers: 0, held: 0, ..late };
     is(&alone, "no_worker_seen", "no worker", "orchestrator-worker run");
 }
 

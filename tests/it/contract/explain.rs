@@ -20,7 +20,9 @@ use super::{Subject, world::*};
 
 async fn explained<S: Subject>(world: &World<S>, id: &ExecutionId) -> Explanation {
     let facts = world.b.facts(id).await.expect("it is there");
-    explain(&facts, &View { supported: (*who("b").supported).clone(), ..View::default() })
+    let supported = (*who("b").supported).clone();
+    let look_within = Duration::from_secs(20);
+    explain(&facts, &View { supported, look_within, ..View::default() })
 }
 
 /// Its reason is this one, and says so.
@@ -61,7 +63,9 @@ pub async fn a_pending_execution_is_explained<S: Subject>() {
     world.edit(&other, &format!("created_at={}", S::moved(S::now(), -60_000))).await;
     is(&world, &id, "no_worker_seen", "nothing speaks against it").await;
     claim_one_of(&world, 1).await;
-    is(&world, &id, "waiting", "next in line; 1 workers hold 1 executions").await;
+    is(&world, &id, "waiting", "next in line; 1 worker holds 1 execution").await;
+    world.edit(&id, &format!("created_at={}", S::moved(S::now(), -90_000))).await;
+    is(&world, &id, "no_free_slots", "due for 1m 30s and no worker").await;
 
     world.foreign_lock(&id, "go-1", 300).await;
     is(&world, &id, "locked", "held by go-1").await;

@@ -147,14 +147,21 @@ pub async fn a_template_that_the_orchestrator_has_locked_waits_for_it<S: Subject
     let facts = world.b.facts(&id).await.expect("it is there");
     let eligibility = (*one_each("b").eligibility).clone();
     let supported = (*who("b").supported).clone();
-    let explanation = explain(&facts, &View { supported, eligibility });
+    let view = View { supported, eligibility, ..View::default() };
+    let explanation = explain(&facts, &view);
     assert_eq!(explanation.reason, "template_busy", "{explanation:?}");
     assert!(explanation.because.starts_with("go-1 runs another"), "{explanation:?}");
 
     world.subject.exec(&format!("DELETE FROM distributed_locks WHERE lock_key='{KEY}'")).await;
     world.subject.exec(&lock_of_the_orchestrator::<S>(-1)).await;
-    only(claimed(&world.a, "a").await);
+    let claim = only(claimed(&world.a, "a").await);
     assert_eq!(template_owner(&world).await.as_deref(), Some("a"));
+    let next = world.submit(&"template-w".into()).await;
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    let facts = world.b.facts(&next).await.expect("it is there");
+    let explanation = explain(&facts, &view);
+    assert_eq!(explanation.reason, "template_busy", "{explanation:?}");
+    assert!(explanation.because.contains("was handed back"), "{explanation:?}");
 }
 
 pub async fn a_lock_that_is_named_like_all_templates_pauses_none<S: Subject>() {

@@ -20,7 +20,7 @@ use crate::{
     },
     domain::{
         explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
-        id::{ExecutionId, Fence, LockKey, TemplateId},
+        id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
         workflow::Workflow,
     },
     ports::control::ControlError,
@@ -58,13 +58,16 @@ impl Read {
              TIMESTAMPDIFF(MICROSECOND, NOW(3), e.ow_due), \
              CAST(e.status='pending'{} AS SIGNED), e.ow_fence, e.ow_owner, e.template_id, t.name, \
              (SELECT MAX(p.template_id='*') FROM ow_paused p \
-              WHERE p.template_id='*' OR p.template_id=e.template_id), pl.plan \
+              WHERE p.template_id='*' OR p.template_id=e.template_id), pl.plan, \
+             TIMESTAMPDIFF(MICROSECOND, e.ow_due, NOW(3)), \
+             CAST(EXISTS (SELECT 1 FROM workflow_executions r FORCE INDEX (ow_held) \
+              WHERE r.ow_owner=? AND r.status='running' AND r.template_id=e.template_id) AS SIGNED) \
              FROM workflow_executions e LEFT JOIN workflow_templates t ON t.id=e.template_id \
              LEFT JOIN ow_plans pl ON pl.sha256=e.ow_plan WHERE e.id=?",
             rows::status("e.status"),
             is_backlog()
         ));
-        let ask = ask.bind(&tables.backlog_before).bind(self.execution.as_str());
+        let ask = ask.bind(&tables.backlog_before).bind(RELEASED).bind(self.execution.as_str());
         let Some(row) = session.row(ask).await? else { return Ok(None) };
         let template = rows::text(&row, 7)?;
         let workflow = match rows::text(&row, 10)? {
@@ -83,6 +86,7 @@ impl Read {
             error: rows::text(&row, 1)?,
             age: time(&row, 2)?,
             due_in: time(&row, 3)?,
+            due_for: time(&row, 11)?,
             is_backlog: rows::number(&row, 4)? == Some(1),
             fence: Fence(rows::count(&row, 5)?),
             owner: rows::name(&row, 6)?,
@@ -91,6 +95,7 @@ impl Read {
                 .map(|all| if all == 1 { Paused::All } else { Paused::Template }),
             lock: lock(session, &LockKey::of_execution(&self.execution)).await?,
             template_lock,
+            template_handed_back: rows::number(&row, 12)? == Some(1),
             steps: in_order(steps, workflow.as_deref().ok()),
             workflow,
             workers,

@@ -10,7 +10,7 @@ use super::super::{
 use crate::{
     domain::{
         explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
-        id::{ExecutionId, Fence, LockKey, TemplateId},
+        id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
         workflow::Workflow,
     },
     ports::control::ControlError,
@@ -28,6 +28,11 @@ pub(in super::super) async fn facts(
                     AS age,
                 CAST((unixepoch(e.ow_due,'subsec')-unixepoch(?2,'subsec'))*1000 AS INTEGER)
                     AS due_in,
+                CAST((unixepoch(?2,'subsec')-unixepoch(e.ow_due,'subsec'))*1000 AS INTEGER)
+                    AS due_for,
+                EXISTS (SELECT 1 FROM workflow_executions r INDEXED BY ow_held
+                         WHERE r.ow_owner=?3 AND r.status='running'
+                           AND r.template_id=e.template_id) AS template_handed_back,
                 (SELECT w.id FROM workflow_executions w WHERE w.id=?1 AND {}) IS NOT NULL
                     AS is_backlog,
                 (SELECT MAX(p.template_id='*') FROM ow_paused p
@@ -43,6 +48,7 @@ pub(in super::super) async fn facts(
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(execution.as_str())
         .bind(now)
+        .bind(RELEASED)
         .fetch_optional(moment.on())
         .await?
         .ok_or_else(|| ControlError::NoExecution(execution.to_string()))?;
@@ -64,6 +70,7 @@ pub(in super::super) async fn facts(
         error: row.text("error")?,
         age: row.millis("age")?,
         due_in: row.millis("due_in")?,
+        due_for: row.millis("due_for")?,
         is_backlog: row.yes("is_backlog")?,
         fence: Fence(row.count("ow_fence")?),
         owner: row.word("ow_owner")?,
@@ -73,6 +80,7 @@ pub(in super::super) async fn facts(
             .map(|all| if all == 1 { Paused::All } else { Paused::Template }),
         lock,
         template_lock,
+        template_handed_back: row.yes("template_handed_back")?,
         steps: in_order(steps, workflow.as_deref().ok()),
         workflow,
         workers,
