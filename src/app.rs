@@ -6,6 +6,7 @@ mod daemon;
 mod logs;
 mod reach;
 mod runners;
+mod state_dir;
 mod stores;
 
 pub use daemon::{Daemon, supported};

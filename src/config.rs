@@ -19,7 +19,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::domain::{
-    eligibility::Eligibility, id::Owner, lease::LeaseTerms, retention::Retention, retry::Backoff,
+    eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess, retention::Retention,
+    retry::Backoff,
 };
 
 mod check;
@@ -63,8 +64,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Worker {
     pub owner: Owner,
-    /// The pod's UID; empty outside Kubernetes.
-    pub uid: String,
+    /// The pod's process, with the pod's UID from `POD_UID`.
+    pub process: PodProcess,
     /// Executions at one time.
     pub slots: usize,
     pub poll_interval: Duration,

@@ -17,6 +17,7 @@ pub mod intake;
 pub mod key;
 pub mod lease;
 pub mod plan;
+pub mod pod;
 pub mod recovery;
 pub mod request;
 pub mod retention;

@@ -3,7 +3,7 @@
 //! **Invariant:** the admin port answers before the store is asked for, so that a process that
 //! waits for its database is alive, not ready, and says why; every task ends with the daemon.
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -11,11 +11,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, Stores, runners::runners, stores};
+use super::{AppError, Stores, runners::runners, state_dir::StateDir, stores};
 use crate::{
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::{intake::Supported, retry::Backoff},
+    domain::{intake::Supported, pod::PodProcess, retry::Backoff},
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
@@ -30,6 +30,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// A process that listens and has no worker yet.
 pub struct Daemon {
     config: Config,
+    state: StateDir,
     /// Where the admin port listens.
     admin: Option<SocketAddr>,
     until_idle: bool,
@@ -50,7 +51,7 @@ impl Daemon {
         until_idle: bool,
         reload: impl Fn() + Send + 'static,
     ) -> Result<Self, AppError> {
-        make_state_dir(&config)?;
+        let state = StateDir::open(&config.state_dir, &config.worker.process).await?;
         let (wishes, stop) = (Wishes::default(), CancellationToken::new());
         let instruments = Arc::new(Instruments::new());
         let health = Health::new(Poller::longest_pause(config.worker.poll_interval));
@@ -72,7 +73,18 @@ impl Daemon {
         }
         health.set_started();
         let admin = admin_address;
-        Ok(Self { config, admin, until_idle, wishes, health, probes, instruments, tasks, stop })
+        Ok(Self {
+            config,
+            state,
+            admin,
+            until_idle,
+            wishes,
+            health,
+            probes,
+            instruments,
+            tasks,
+            stop,
+        })
     }
 
     /// Opens the store; waits for one that only has to come up, or to be migrated. `None`: told to
@@ -135,8 +147,8 @@ impl Daemon {
     pub async fn work(mut self, stores: Stores) -> Result<Summary, AppError> {
         let worker = Worker::new(
             stores.executions,
-            Arc::new(runners(&self.config, self.admin)),
-            worker_settings(&self.config, self.until_idle),
+            Arc::new(runners(&self.config, self.admin, self.state.process.life())),
+            worker_settings(&self.config, self.state.process.clone(), self.until_idle),
             self.instruments.clone(),
             self.health.clone(),
         );
@@ -153,13 +165,6 @@ impl Daemon {
     }
 }
 
-fn make_state_dir(config: &Config) -> Result<(), AppError> {
-    let folder = &config.state_dir;
-    fs::create_dir_all(folder)
-        .and_then(|()| tempfile::tempfile_in(folder).map(drop))
-        .map_err(|source| AppError::StateDir { folder: folder.clone(), source })
-}
-
 fn say_opened(store: &Store) {
     if let Store::Sqlite(Sqlite::File { path, by_default: true }) = store {
         tracing::info!(
@@ -174,14 +179,14 @@ fn say_opened(store: &Store) {
 
 /// What a worker of this build and configuration can run.
 pub fn supported(config: &Config) -> Supported {
-    runners(config, config.admin).supported()
+    runners(config, config.admin, None).supported()
 }
 
-fn worker_settings(config: &Config, until_idle: bool) -> worker::Settings {
+fn worker_settings(config: &Config, process: PodProcess, until_idle: bool) -> worker::Settings {
     let settings = config.worker.clone();
     worker::Settings {
         owner: settings.owner,
-        uid: settings.uid,
+        process,
         slots: settings.slots,
         poll_interval: settings.poll_interval,
         terms: settings.terms,

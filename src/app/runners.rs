@@ -15,11 +15,14 @@ use crate::{
         shell::{Limits, ShellSettings},
     },
     config::{Config, Store},
-    domain::egress::{Own, Owned, Place},
+    domain::{
+        egress::{Own, Owned, Place},
+        pod::Life,
+    },
 };
 
-/// `admin` is where the admin port listens.
-pub fn runners(config: &Config, admin: Option<SocketAddr>) -> Runners {
+/// `admin` is where the admin port listens; `life` is this process's own.
+pub fn runners(config: &Config, admin: Option<SocketAddr>, life: Option<&Life>) -> Runners {
     let pass = config.shell.pass_env.iter();
     let shell = ShellSettings {
         grace: config.shell.grace,
@@ -30,6 +33,7 @@ pub fn runners(config: &Config, admin: Option<SocketAddr>) -> Runners {
             file_size: config.shell.limits.file_size,
         },
         state_dir: config.state_dir.clone(),
+        life: life.cloned(),
         pass_env: pass.map(|(name, value)| (name.clone(), value.expose_secret().into())).collect(),
         ..ShellSettings::default()
     };

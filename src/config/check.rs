@@ -17,6 +17,7 @@ use crate::domain::{
     eligibility::{Backlog, Eligibility},
     id::Owner,
     lease::LeaseTerms,
+    pod::PodProcess,
     retention::Retention,
     retry::Backoff,
 };
@@ -37,7 +38,7 @@ pub(super) fn worker(
     let batch = settings.claim.batch.unwrap_or_else(|| slots.min(LARGEST_BATCH));
     Ok(Worker {
         owner: owner(settings, origins, around)?,
-        uid: around.var("POD_UID").unwrap_or_default().to_owned(),
+        process: process(around)?,
         slots,
         poll_interval: duration(
             origins,
@@ -83,6 +84,11 @@ fn owner(
             .unwrap_or("this host's name")
             .into(),
     })
+}
+
+fn process(around: &Surroundings) -> Result<PodProcess, ConfigError> {
+    let uid = around.var("POD_UID").unwrap_or_default();
+    PodProcess::try_new(uid).map_err(|error| ConfigError::PodUid { uid: uid.into(), error })
 }
 
 fn terms(settings: &Settings, origins: &Origins) -> Result<LeaseTerms, ConfigError> {

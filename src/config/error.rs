@@ -4,7 +4,7 @@
 //! a secret.
 
 use super::layers::Origins;
-use crate::domain::{id::OwnerError, lease::LeaseTermsError};
+use crate::domain::{id::OwnerError, lease::LeaseTermsError, pod::PodUidError};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -23,6 +23,11 @@ pub enum ConfigError {
     Invalid { key: String, origin: String, problem: String },
     #[error("{error} (lock.ttl is {ttl}, lock.renew_every is {renew_every})")]
     Terms { error: LeaseTermsError, ttl: String, renew_every: String },
+    #[error(
+        "POD_UID is {uid:?}, which is no pod's UID: {error}; set it from the field metadata.uid, \
+         or unset it"
+    )]
+    PodUid { uid: String, error: PodUidError },
     #[error("{error} (the name comes from {origin})")]
     Owner { error: OwnerError, origin: String },
     #[error(

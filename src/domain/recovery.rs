@@ -2,13 +2,14 @@
 //!
 //! **Invariant:** only what this process itself has watched, on its own monotonic clock, ends
 //! somebody's lease; no timestamps of different writers are compared. A handed-back execution is
-//! free at once.
+//! free at once, and so is one whose holder can only be dead because this process lives.
 
 use std::{collections::HashMap, time::Duration};
 
 use super::{
     id::{Beat, ExecutionId, Fence, RELEASED},
     lease::LeaseTerms,
+    pod::PodProcess,
 };
 
 /// An execution that some worker holds, as the survey read it.
@@ -17,6 +18,8 @@ pub struct Held {
     pub execution: ExecutionId,
     pub fence: Fence,
     pub by: Holder,
+    /// Of the owner ([`PodProcess`]), as it is written.
+    pub uid: String,
     /// Cancelled by somebody and not yet tidied by its holder.
     pub cancelled: bool,
     /// Its lock row; `None` if there is none.
@@ -65,6 +68,8 @@ pub struct LockSeen {
 pub enum Cause {
     /// Its owner handed it back.
     Released,
+    /// The process before this one in the same pod held it.
+    ContainerRestarted,
     /// Its lease was not renewed for its whole time.
     LeaseExpired,
     /// Its lock row was gone for that long.
@@ -77,6 +82,7 @@ impl Cause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Released => "released",
+            Self::ContainerRestarted => "container_restarted",
             Self::LeaseExpired => "lease_expired",
             Self::LeaseMissing => "lease_missing",
             Self::OrchestratorSilent => "orchestrator_silent",
@@ -87,7 +93,10 @@ impl Cause {
     pub const fn is_clean(self) -> bool {
         match self {
             Self::Released => true,
-            Self::LeaseExpired | Self::LeaseMissing | Self::OrchestratorSilent => false,
+            Self::ContainerRestarted
+            | Self::LeaseExpired
+            | Self::LeaseMissing
+            | Self::OrchestratorSilent => false,
         }
     }
 
@@ -120,12 +129,15 @@ pub struct TakeOver {
 pub const ORCHESTRATOR_SILENT: Duration = Duration::from_secs(15 * 60);
 impl TakeOver {
     /// The lock row as it was seen, if that proves it dead should it still be the same: it was
-    /// watched for its whole time, or lies under the very fence that was handed back. A row without
-    /// a fence is the orchestrator's, which does not count its renewals.
+    /// watched for its whole time, or lies under the very fence of the holder that is known to be
+    /// gone. A row without a fence is the orchestrator's, which does not count its renewals.
     pub fn dead_lock(&self) -> Option<LockSeen> {
-        let is_handed_back = |lock: &LockSeen| lock.fence == self.seen.fence;
+        let was_watched = match self.cause {
+            Cause::Released | Cause::ContainerRestarted => false,
+            Cause::LeaseExpired | Cause::LeaseMissing | Cause::OrchestratorSilent => true,
+        };
         let lock = self.seen.lock.filter(|lock| lock.fence > Fence(0))?;
-        (!self.cause.is_clean() || is_handed_back(&lock)).then_some(lock)
+        (was_watched || lock.fence == self.seen.fence).then_some(lock)
     }
 }
 
@@ -153,13 +165,14 @@ impl Observations {
     /// Takes in one survey and says what may be taken over now.
     ///
     /// `sent` and `replied` are ages of this process, before the survey was sent and after its
-    /// answer; `own_ttl` is this process's own setting; `mine` says whether this very process
+    /// answer; `own_ttl` is this process's own setting; `own` is itself, and `mine` says whether it
     /// holds an execution under that fence.
     pub fn observe(
         &mut self,
         sent: Duration,
         replied: Duration,
         own_ttl: Duration,
+        own: &PodProcess,
         survey: &[Held],
         mine: impl Fn(&ExecutionId, Fence) -> bool,
     ) -> Vec<TakeOver> {
@@ -169,8 +182,8 @@ impl Observations {
             if mine(&held.execution, held.fence) {
                 continue;
             }
-            if held.by == Holder::Released {
-                due.push(TakeOver { seen: held.clone(), cause: Cause::Released });
+            if let Some(cause) = gone(held, own) {
+                due.push(TakeOver { seen: held.clone(), cause });
                 continue;
             }
             let sighting = sight(before.remove(&held.execution), held, replied);
@@ -197,6 +210,15 @@ impl Sighting {
     }
 }
 
+/// Why nobody has to be watched to know that its holder is gone.
+fn gone(held: &Held, own: &PodProcess) -> Option<Cause> {
+    match held.by {
+        Holder::Released => Some(Cause::Released),
+        Holder::Owner(_) if own.comes_after(&held.uid) => Some(Cause::ContainerRestarted),
+        Holder::Owner(_) | Holder::Orchestrator => None,
+    }
+}
+
 /// The former sighting goes on if nothing changed since, else a new one begins.
 fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Sighting {
     let lock = held.lock.map(|lock| (lock.fence, lock.beat));
@@ -211,7 +233,7 @@ fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Sighting {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::pod::Life, *};
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -220,6 +242,7 @@ mod tests {
             execution: "e".into(),
             fence: Fence(7),
             by: Holder::Owner("a".into()),
+            uid: String::new(),
             cancelled: false,
             lock: beat.map(|beat| LockSeen { fence: Fence(7), beat: Beat(beat), ttl: TTL }),
         }
@@ -234,6 +257,7 @@ mod tests {
                 at_age,
                 at_age,
                 own_ttl,
+                &PodProcess::default(),
                 std::slice::from_ref(held),
                 |_, _| false,
             );
@@ -294,9 +318,28 @@ mod tests {
             Some((0, Cause::Released))
         );
         let mut observations = Observations::default();
-        let late = Duration::from_secs(1000);
+        let (own, late) = (PodProcess::default(), Duration::from_secs(1000));
         for at in [Duration::ZERO, late] {
-            assert_eq!(observations.observe(at, at, TTL, &[held(Some(1))], |_, _| true), []);
+            assert_eq!(observations.observe(at, at, TTL, &own, &[held(Some(1))], |_, _| true), []);
+        }
+    }
+
+    #[test]
+    fn what_the_process_before_this_one_held_is_free_at_once() {
+        let pod = || PodProcess::try_new("u-1").expect("a UID");
+        let first = Life::first_on(7);
+        let second = first.next().expect("a number");
+        let (before, own) = (pod().with_life(first), pod().with_life(second));
+        let now = Duration::ZERO;
+        for (uid, by, expected) in [
+            (before.to_string(), Holder::Owner("a".into()), Some(Cause::ContainerRestarted)),
+            (before.to_string(), Holder::Released, Some(Cause::Released)),
+            (own.to_string(), Holder::Owner("a".into()), None),
+            (pod().to_string(), Holder::Owner("a".into()), None),
+        ] {
+            let held = Held { uid, by, ..held(Some(1)) };
+            let due = Observations::default().observe(now, now, TTL, &own, &[held], |_, _| false);
+            assert_eq!(due.first().map(|it| it.cause), expected);
         }
     }
 
@@ -307,6 +350,7 @@ mod tests {
             (Cause::Released, 4, true, 4),
             (Cause::LeaseExpired, 4, false, 5),
             (Cause::LeaseMissing, 4, true, 1),
+            (Cause::ContainerRestarted, 4, false, 5),
             (Cause::LeaseExpired, u32::MAX, false, u32::MAX),
         ] {
             assert_eq!(cause.unclean_ends(so_far, progressed), expected, "{cause:?}");
@@ -323,6 +367,8 @@ mod tests {
             (Cause::Released, Some(lock(7)), true),
             (Cause::Released, Some(lock(8)), false),
             (Cause::LeaseMissing, None, false),
+            (Cause::ContainerRestarted, Some(lock(7)), true),
+            (Cause::ContainerRestarted, Some(lock(8)), false),
         ] {
             let take_over = TakeOver { seen: Held { lock: seen, ..held(None) }, cause };
             assert_eq!(take_over.dead_lock(), seen.filter(|_| is_dead), "{take_over:?}");
@@ -332,9 +378,10 @@ mod tests {
     #[test]
     fn only_time_between_an_answer_and_the_next_question_counts() {
         let mut observations = Observations::default();
+        let own = PodProcess::default();
         let (sent, slow_reply) = (Duration::ZERO, Duration::from_secs(25));
-        observations.observe(sent, slow_reply, TTL, &[held(Some(1))], |_, _| false);
+        observations.observe(sent, slow_reply, TTL, &own, &[held(Some(1))], |_, _| false);
         let at = Duration::from_secs(50);
-        assert_eq!(observations.observe(at, at, TTL, &[held(Some(1))], |_, _| false), []);
+        assert_eq!(observations.observe(at, at, TTL, &own, &[held(Some(1))], |_, _| false), []);
     }
 }

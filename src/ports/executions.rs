@@ -90,7 +90,7 @@ pub trait ExecutionStore: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Claimant {
     pub owner: Owner,
-    /// The pod's UID; empty outside Kubernetes.
+    /// Which process of which pod ([`PodProcess`](crate::domain::pod::PodProcess)), as it is written.
     pub uid: String,
     pub ttl: Duration,
     /// This process's renewals so far.

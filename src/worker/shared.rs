@@ -140,7 +140,7 @@ impl Shared {
     pub fn claimant(&self) -> Claimant {
         Claimant {
             owner: self.settings.owner.clone(),
-            uid: self.settings.uid.clone(),
+            uid: self.settings.process.to_string(),
             ttl: self.settings.terms.ttl(),
             beat: self.beats.now(),
             steps_at_once: self.settings.steps_at_once,
@@ -192,7 +192,7 @@ impl Shared {
         let mine = |execution: &ExecutionId, fence: Fence| self.leases.holds(execution, fence);
         let ttl = self.settings.terms.ttl();
         let mut observations = self.observations.lock().expect("no panic while it is held");
-        observations.observe(sent, replied, ttl, survey, mine)
+        observations.observe(sent, replied, ttl, &self.settings.process, survey, mine)
     }
 
     pub fn forget_observations(&self) {

@@ -250,7 +250,7 @@ fn an_owner_is_the_pod_or_the_name_or_the_host_with_a_suffix() {
     ] {
         assert_eq!(load(file, env).worker.owner.as_str(), expected, "{file:?} {env:?}");
     }
-    assert_eq!(load("", &[("POD_UID", "u-1")]).worker.uid, "u-1");
+    assert_eq!(load("", &[("POD_UID", "u-1")]).worker.process.uid(), "u-1");
     let mut odd = Machine::new("", &[]);
     odd.around.hostname = format!("~ü {}", "x".repeat(300));
     let owner = odd.load(&Flags::default()).expect("any host has a name").worker.owner;

@@ -32,6 +32,8 @@ macro_rules! crash {
             crate::crash::stories! { $subject;
                 a_killed_workers_execution_is_ended_by_the_other_and_no_step_is_repeated
                 a_frozen_worker_loses_its_shell_its_lease_and_every_late_write
+                a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_are_gone
+                beside_a_living_process_of_its_pod_a_worker_waits_for_the_lease
                 a_terminated_worker_hands_over_within_its_deadline
                 the_last_workers_execution_goes_on_an_hour_later_without_any_lock_row
                 many_executions_on_two_workers_all_succeed_and_none_twice
@@ -147,9 +149,12 @@ impl Effect {
         }
     }
 
+    fn is_there(&self) -> bool {
+        PathBuf::from(format!("/proc/{}", self.pid)).exists()
+    }
+
     fn wait_until_gone(&self) {
-        let proc = PathBuf::from(format!("/proc/{}", self.pid));
-        wait_until("the step's shell is gone", || (!proc.exists()).then_some(()));
+        wait_until("the step's shell is gone", || (!self.is_there()).then_some(()));
     }
 }
 
@@ -224,6 +229,68 @@ pub async fn a_frozen_worker_loses_its_shell_its_lease_and_every_late_write<S: S
     ten.assert_only_step_4_ran_again();
     a.signal(Signal::TERM);
     assert!(a.wait().success());
+}
+
+/// What makes a worker a process of one pod, whose volume is `folder`.
+fn in_pod(folder: &TempDir) -> [(&'static str, &str); 2] {
+    let folder = folder.path().to_str().expect("UTF-8");
+    [
+        ("POD_UID", "0f6c1e34-55ab-4a3c-9c1d-7d0b5d7c4e21"),
+        ("ORCHESTRATOR_WORKER__STATE_DIR", folder),
+    ]
+}
+
+pub async fn a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_are_gone<
+    S: Served,
+>() {
+    let world = World::<S>::new().await;
+    let (ten, url) = (TenSteps::new(), world.subject.url());
+    let volume = tempfile::tempdir().expect("a folder");
+    let start = || {
+        // So long that nobody could have waited for it.
+        let patient = [("ORCHESTRATOR_WORKER__LOCK__TTL", "60s")];
+        Worker::start(&url, "a", &[&in_pod(&volume)[..], &patient].concat())
+    };
+    let mut first = start();
+    first.wait_for("worker.started");
+    let execution = submit(&url, &ten.file());
+    let in_flight = ten.wait_for_step_4(1);
+    first.signal(Signal::KILL);
+    first.wait();
+
+    let second = start();
+    let taken = second.wait_for("execution.taken_over");
+    assert_eq!(taken["cause"], "container_restarted");
+    ten.wait_for_step_4(2);
+    assert!(!in_flight.is_there(), "it was gone before the next attempt began");
+    ten.open_gate();
+
+    let shown = wait_for_success(&url, &execution);
+    ten.assert_only_step_4_ran_again();
+    let lost = ("lost".to_owned(), Some("container_restarted".to_owned()));
+    assert_eq!(outcomes_of_step_4(&shown), [lost, ("success".to_owned(), None)]);
+    let claims = "SELECT ow_claims FROM workflow_executions";
+    assert_eq!(world.subject.one(claims).await.as_deref(), Some("1"), "an unclean end");
+}
+
+pub async fn beside_a_living_process_of_its_pod_a_worker_waits_for_the_lease<S: Served>() {
+    let world = World::<S>::new().await;
+    let (ten, url) = (TenSteps::new(), world.subject.url());
+    let volume = tempfile::tempdir().expect("a folder");
+    let mut a = Worker::start(&url, "a", &in_pod(&volume));
+    a.wait_for("worker.started");
+    let execution = submit(&url, &ten.file());
+    ten.wait_for_step_4(1);
+    let b = Worker::start(&url, "b", &in_pod(&volume));
+    b.wait_for("state_dir.in_use");
+    b.wait_for("worker.idle");
+
+    a.signal(Signal::KILL);
+    a.wait();
+    assert_eq!(b.wait_for("execution.taken_over")["cause"], "lease_expired");
+    ten.open_gate();
+    wait_for_success(&url, &execution);
+    ten.assert_only_step_4_ran_again();
 }
 
 pub async fn a_terminated_worker_hands_over_within_its_deadline<S: Served>() {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use orchestrator_worker::{
     adapters::sqlite::{Settings as SqliteSettings, SqlitePath, SqliteStore},
     domain::{
-        definition::RecordedStep, id::Owner, intake::Supported, lease::LeaseTerms,
+        definition::RecordedStep, id::Owner, intake::Supported, lease::LeaseTerms, pod::PodProcess,
         retention::Retention, retry::Backoff, step::Action,
     },
     instruments::Instruments,
@@ -72,7 +72,7 @@ fn settings() -> Settings {
     let seconds = Duration::from_secs;
     Settings {
         owner: Owner::try_new("a").expect("a name"),
-        uid: String::new(),
+        process: PodProcess::default(),
         slots: 100,
         poll_interval: Duration::from_millis(50),
         terms: LeaseTerms::try_new(seconds(30), seconds(5)).expect("the defaults"),

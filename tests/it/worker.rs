@@ -14,6 +14,7 @@ use orchestrator_worker::{
         execution::ExecutionState,
         id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, LeaseTerms, Renewal},
+        pod::PodProcess,
         recovery::{Held, TakeOver},
         retention::Retention,
         retry::Backoff,
@@ -187,7 +188,7 @@ impl Running {
         let seconds = Duration::from_secs;
         let settings = Settings {
             owner: Owner::try_new("w").expect("a name"),
-            uid: String::new(),
+            process: PodProcess::default(),
             slots,
             poll_interval: Duration::from_millis(50),
             terms: LeaseTerms::try_new(seconds(8), Duration::from_millis(100)).expect("terms"),

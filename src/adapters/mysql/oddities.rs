@@ -55,6 +55,7 @@ impl Work for Orphans {
                 execution: rows::name(row, 0)?.into(),
                 fence: Fence(rows::count(row, 1)?),
                 by: Holder::Orchestrator,
+                uid: String::new(),
                 cancelled: false,
                 lock: None,
             })

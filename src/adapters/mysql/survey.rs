@@ -41,7 +41,7 @@ impl Work for Survey {
         // What another server shows must not be counted together with what this one showed.
         facts::same_primary(session).await?;
         let sql = format!(
-            "SELECT e.id, {}, e.ow_fence, e.ow_owner, l.ow_fence, l.ow_beat, \
+            "SELECT e.id, {}, e.ow_fence, e.ow_owner, e.ow_owner_uid, l.ow_fence, l.ow_beat, \
              TIMESTAMPDIFF(MICROSECOND, l.updated_at, l.expires_at) \
              FROM workflow_executions e FORCE INDEX (ow_held) \
              LEFT JOIN distributed_locks l ON l.lock_key = {} \
@@ -55,18 +55,19 @@ impl Work for Survey {
 
 fn held(row: &MySqlRow) -> Result<Held, Fault> {
     let owner = rows::name(row, 3)?;
-    let lock = match sqlx::Row::try_get::<Option<u64>, _>(row, 4)? {
+    let lock = match sqlx::Row::try_get::<Option<u64>, _>(row, 5)? {
         None => None,
         Some(fence) => Some(LockSeen {
             fence: Fence(fence),
-            beat: Beat(rows::count(row, 5)?),
-            ttl: micros(rows::number(row, 6)?),
+            beat: Beat(rows::count(row, 6)?),
+            ttl: micros(rows::number(row, 7)?),
         }),
     };
     Ok(Held {
         execution: rows::name(row, 0)?.into(),
         fence: Fence(rows::count(row, 2)?),
         by: if owner == RELEASED { Holder::Released } else { Holder::Owner(owner) },
+        uid: rows::name(row, 4)?,
         cancelled: rows::name(row, 1)? == "cancelled",
         lock,
     })

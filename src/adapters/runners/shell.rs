@@ -17,17 +17,18 @@ mod tree;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use uuid::Uuid;
 
-pub use self::limits::Limits;
 use self::{
     environment::Environment,
     guarded::{Ended, Guarded},
     protocol::{End, Spec},
 };
+pub use self::{
+    folder::remove_before as remove_folders_before, guardian::is_guarded_before, limits::Limits,
+};
 use super::unanswered;
 use crate::{
-    domain::{intake::Supported, step::Action},
+    domain::{intake::Supported, pod::Life, step::Action},
     ports::runner::{Attempt, Outcome, StepRunner},
 };
 
@@ -43,6 +44,8 @@ pub struct ShellSettings {
     pub grace: Duration,
     /// Where each attempt gets its folder, which is its `HOME` and `TMPDIR`; made if it is missing.
     pub state_dir: PathBuf,
+    /// By which this process's guardians and folders are told from those of the one before it.
+    pub life: Option<Life>,
     /// Further variables of this process that scripts may see, with their values.
     pub pass_env: BTreeMap<String, String>,
     pub limits: Limits,
@@ -56,6 +59,7 @@ impl Default for ShellSettings {
             program: THIS_PROGRAM.into(),
             grace: Duration::from_secs(2),
             state_dir: std::env::temp_dir(),
+            life: None,
             pass_env: BTreeMap::new(),
             limits: Limits::default(),
             live_output: true,
@@ -96,7 +100,7 @@ impl ShellRunner {
 
     /// Only its name; the guardian makes the folder and removes it.
     fn new_folder(&self) -> Result<String, String> {
-        let name = format!("ow-step-{}", Uuid::new_v4());
+        let name = folder::name(self.settings.life.as_ref());
         std::path::absolute(&self.settings.state_dir)
             .ok()
             .and_then(|base| base.join(name).into_os_string().into_string().ok())
@@ -121,13 +125,14 @@ impl StepRunner for ShellRunner {
             Ok(spec) => spec,
             Err(error) => return unanswered(error),
         };
-        let guarded = match Guarded::start(&self.settings.program, &spec) {
-            Ok(guarded) => guarded,
-            Err(error) => {
-                let program = self.settings.program.display();
-                return unanswered(format!("cannot start the guardian {program}: {error}"));
-            }
-        };
+        let guarded =
+            match Guarded::start(&self.settings.program, self.settings.life.as_ref(), &spec) {
+                Ok(guarded) => guarded,
+                Err(error) => {
+                    let program = self.settings.program.display();
+                    return unanswered(format!("cannot start the guardian {program}: {error}"));
+                }
+            };
         let so_far = self.settings.live_output.then_some(attempt.so_far);
         let ended = guarded.until_ended(attempt.halt, spec.grace, so_far).await;
         if ended.end.is_none() {

@@ -21,7 +21,7 @@ use crate::{
 
 pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held>, Failure> {
     let rows = sqlx::query(
-        "SELECT e.id, e.status, e.ow_fence, e.ow_owner, l.id AS lock, l.ow_fence AS lock_fence,
+        "SELECT e.id, e.status, e.ow_fence, e.ow_owner, e.ow_owner_uid, l.id AS lock, l.ow_fence AS lock_fence,
                 l.ow_beat, CAST(round((unixepoch(l.expires_at,'subsec')
                                        -unixepoch(l.updated_at,'subsec'))*1000) AS INTEGER) AS ttl
            FROM workflow_executions e INDEXED BY ow_held
@@ -45,6 +45,7 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held
                 execution: row.word("id")?.into(),
                 fence: Fence(row.count("ow_fence")?),
                 by: if owner == RELEASED { Holder::Released } else { Holder::Owner(owner) },
+                uid: row.word("ow_owner_uid")?,
                 cancelled: row.word("status")? == "cancelled",
                 lock,
             })

@@ -43,6 +43,7 @@ pub(super) async fn orphans(connection: &mut SqliteConnection) -> Result<Vec<Hel
                 execution: row.word("id")?.into(),
                 fence: Fence(row.count("ow_fence")?),
                 by: Holder::Orchestrator,
+                uid: String::new(),
                 cancelled: false,
                 lock: None,
             })

@@ -18,6 +18,7 @@ use orchestrator_worker::{
         explain::{View, explain},
         id::{ExecutionId, Owner},
         lease::LeaseTerms,
+        pod::PodProcess,
         retention::Retention,
         retry::Backoff,
     },
@@ -292,7 +293,7 @@ fn settings() -> Settings {
     let milliseconds = Duration::from_millis;
     Settings {
         owner: Owner::try_new("w").expect("a name"),
-        uid: String::new(),
+        process: PodProcess::default(),
         slots: 60,
         poll_interval: milliseconds(50),
         terms: LeaseTerms::try_new(Duration::from_secs(20), Duration::from_secs(1)).expect("terms"),

@@ -18,7 +18,9 @@ async fn b_tidies<S: Subject>(world: &World<S>, seen: Held, cause: Cause) {
 
 pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Subject>() {
     let world = World::<S>::new().await;
-    for cause in [Cause::LeaseExpired, Cause::LeaseMissing, Cause::Released] {
+    for cause in
+        [Cause::LeaseExpired, Cause::LeaseMissing, Cause::ContainerRestarted, Cause::Released]
+    {
         let claim = world.a_claims(fork()).await;
         let id = &claim.lease.execution;
         let sent = Advance { ended: vec![succeeded(&claim, "one")], ..advance(&claim) };
@@ -33,6 +35,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
                 assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
                 "drained/-/a"
             }
+            Cause::ContainerRestarted => "lost/container_restarted/a",
             Cause::OrchestratorSilent => unreachable!("it was never a worker's"),
         };
         world.edit(id, "status='cancelled', error='by ann'").await;

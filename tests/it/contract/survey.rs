@@ -33,6 +33,7 @@ pub async fn all_that_is_held_is_seen_as_it_is_held<S: Subject>() {
     world.drop_lock(&ids[2]).await;
     world.edit(&ids[3], "status='cancelled'").await;
     world.edit_lock(&ids[4], "ow_fence=77, ow_beat=5, owner='x'").await;
+    world.edit(&ids[0], "ow_owner_uid='u-1/00000007.1'").await;
     world.edit(&ids[5], "ow_owner='~released'").await;
     world.edit_lock(&ids[6], "owner='go-1', ow_fence=0, ow_beat=0").await;
 
@@ -40,11 +41,12 @@ pub async fn all_that_is_held_is_seen_as_it_is_held<S: Subject>() {
         execution: ids[place].clone(),
         fence: all[place].fence,
         by: Holder::Owner("a".into()),
+        uid: String::new(),
         cancelled: false,
         lock: Some(LockSeen { fence: all[place].fence, beat: Beat(1), ttl: TTL }),
     };
     let expected = [
-        seen(0),
+        Held { uid: "u-1/00000007.1".into(), ..seen(0) },
         Held { lock: Some(LockSeen { fence: all[1].fence, beat: Beat(41), ttl }), ..seen(1) },
         Held { lock: None, ..seen(2) },
         Held { cancelled: true, ..seen(3) },

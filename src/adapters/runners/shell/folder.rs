@@ -9,6 +9,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use uuid::Uuid;
+
+use crate::domain::pod::Life;
+
+const PREFIX: &str = "ow-step-";
+
+/// A name that no other attempt has.
+pub fn name(life: Option<&Life>) -> String {
+    let own = life.map_or_else(String::new, |life| format!("{life}-"));
+    format!("{PREFIX}{own}{}", Uuid::new_v4())
+}
+
+/// Removes what processes before the one of this `life` have left in `base`.
+///
+/// # Errors
+///
+/// What could not be removed last; the others are.
+pub fn remove_before(life: &Life, base: &Path) -> io::Result<()> {
+    let is_left = |name: &str| {
+        let (own, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+        Some(life.comes_after(&own.parse().ok()?))
+    };
+    let mut removed = Ok(());
+    for entry in fs::read_dir(base)?.flatten() {
+        if entry.file_name().to_str().and_then(is_left) == Some(true) {
+            removed = remove(&entry.path()).and(removed);
+        }
+    }
+    removed
+}
+
 /// Removed when dropped.
 #[derive(Debug)]
 pub struct Folder {
@@ -78,6 +109,22 @@ mod tests {
         drop(folder);
         assert!(!path.exists());
         remove(&path).expect("gone already");
+    }
+
+    #[test]
+    fn only_the_folders_of_processes_before_this_one_are_removed() {
+        let base = tempfile::tempdir().expect("a folder");
+        let life: Life = "00000007.2".parse().expect("a life");
+        let before = ["00000007.1"].map(|it| name(it.parse().ok().as_ref()));
+        let others = ["00000007.2", "00000007.3", "00000008.1", "", "x"];
+        let others = others.map(|it| name(it.parse().ok().as_ref())).into_iter();
+        let others: Vec<_> = others.chain(["00000007.1-x".into(), "ow-step-".into()]).collect();
+        for name in before.iter().chain(&others) {
+            fs::create_dir_all(base.path().join(name).join("x")).expect("made");
+        }
+        remove_before(&life, base.path()).expect("removed");
+        assert!(before.iter().all(|name| !base.path().join(name).exists()));
+        assert!(others.iter().all(|name| base.path().join(name).exists()), "{others:?}");
     }
 
     #[test]

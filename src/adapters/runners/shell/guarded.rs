@@ -28,7 +28,10 @@ use super::{
     processes::{descendants, send},
     protocol::{End, Lines, Order, Report, Spec, line},
 };
-use crate::ports::runner::{Halt, TELL_EVERY};
+use crate::{
+    domain::pod::Life,
+    ports::runner::{Halt, TELL_EVERY},
+};
 
 /// `fs.pipe-max-size` where nobody has changed it.
 const LARGEST_PIPE: usize = 1024 * 1024;
@@ -61,13 +64,14 @@ pub struct Ended {
 }
 
 impl Guarded {
-    /// Starts `program` as guardian, with an empty environment. Its three standard streams are
-    /// the orders, the reports and the script's output.
-    pub fn start(program: &Path, spec: &Spec) -> io::Result<Self> {
+    /// Starts `program` as guardian for the process of that `life`, with an empty environment. Its
+    /// three standard streams are the orders, the reports and the script's output.
+    pub fn start(program: &Path, life: Option<&Life>, spec: &Spec) -> io::Result<Self> {
         let (output, writer) = io::pipe()?;
         let mut child = Command::new(program)
             .arg0(NAME)
             .arg(WORD)
+            .args(life.map(Life::to_string))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

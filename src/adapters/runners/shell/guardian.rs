@@ -6,7 +6,7 @@
 //! none is left.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     os::fd::OwnedFd,
     process::ExitCode,
@@ -32,10 +32,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use super::{
     folder::Folder,
     limits::COUNT_EVERY,
+    processes::all,
     protocol::{End, Lines, Order, Report, Spec, line},
     tree::Tree,
 };
-use crate::{clock::boot_now, domain::lease::BootTime};
+use crate::{
+    clock::boot_now,
+    domain::{lease::BootTime, pod::Life},
+};
 
 /// First argument of a process that stands guard.
 pub const WORD: &str = "__guardian";
@@ -72,6 +76,23 @@ pub fn guardian() -> Option<ExitCode> {
             Some(ExitCode::FAILURE)
         }
     }
+}
+
+/// Whether somebody still stands guard for a process before the one of this `life`.
+pub fn is_guarded_before(life: &Life) -> bool {
+    all().into_iter().any(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        guards_for(&line).is_some_and(|other| life.comes_after(&other))
+    })
+}
+
+/// Of a guardian's arguments, as `/proc` has them.
+fn guards_for(line: &[u8]) -> Option<Life> {
+    let mut arguments = line.split(|byte| *byte == 0).skip(1);
+    if arguments.next()? != WORD.as_bytes() {
+        return None;
+    }
+    str::from_utf8(arguments.next()?).ok()?.parse().ok()
 }
 
 /// Whether this process has called [`guardian`].
@@ -252,5 +273,34 @@ impl Orders {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_guardian_is_known_by_whom_it_guards_for_until_it_has_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join(WORD), "echo; read line").expect("written");
+        let mut stands_in = Command::new("sh")
+            .args([WORD, "5eadbeef.2"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let mut echo = [0];
+        io::Read::read_exact(stands_in.stdout.as_mut().expect("a pipe"), &mut echo)
+            .expect("it runs");
+        let is_guarded = |life: &str| is_guarded_before(&life.parse().expect("a life"));
+        assert!(is_guarded("5eadbeef.3"));
+        assert!(!is_guarded("5eadbeef.2") && !is_guarded("5eadbeee.3"));
+        drop(stands_in.stdin.take());
+        stands_in.wait().expect("its end");
+        assert!(!is_guarded("5eadbeef.3"));
     }
 }
