@@ -31,7 +31,7 @@ pub(in super::super) async fn facts(
                 CAST((unixepoch(?2,'subsec')-unixepoch(e.ow_due,'subsec'))*1000 AS INTEGER)
                     AS due_for,
                 EXISTS (SELECT 1 FROM workflow_executions r INDEXED BY ow_held
-                         WHERE r.ow_owner=?3 AND r.status='running'
+                         WHERE r.ow_owner>'' AND r.ow_owner=?3 AND r.status='running'
                            AND r.template_id=e.template_id) AS template_handed_back,
                 (SELECT w.id FROM workflow_executions w WHERE w.id=?1 AND {}) IS NOT NULL
                     AS is_backlog,
