@@ -16,7 +16,7 @@ use crate::{
         Subject,
         world::{HOUR, World, chain, workflow},
     },
-    process::{Worker, json, wait_until},
+    process::{Worker, is_soak, json, wait_until},
 };
 
 /// A subject that processes of their own can open too.
@@ -343,8 +343,7 @@ pub async fn the_last_workers_execution_goes_on_an_hour_later_without_any_lock_r
 
 /// 60 here; the numbers of a real load with `ORCHESTRATOR_TEST_SCALE=soak`.
 fn executions() -> u32 {
-    let soak = std::env::var_os("ORCHESTRATOR_TEST_SCALE").is_some_and(|scale| scale == "soak");
-    if soak { 10_000 } else { 60 }
+    if is_soak() { 10_000 } else { 60 }
 }
 
 pub async fn many_executions_on_two_workers_all_succeed_and_none_twice<S: Served>() {

@@ -11,10 +11,11 @@ mod workflow_files;
 
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
 
+use crate::process::is_soak;
+
 /// So many cases here, twenty times as many in a soak.
 fn cases(here: u32) -> Config {
-    let soak = std::env::var_os("ORCHESTRATOR_TEST_SCALE").is_some_and(|scale| scale == "soak");
-    Config::with_cases(if soak { here * 20 } else { here })
+    Config::with_cases(if is_soak() { here * 20 } else { here })
 }
 
 /// Any bytes, as far as they are text.

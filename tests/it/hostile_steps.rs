@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
     http::server::{Act, Server},
-    process::{Worker, json, wait_until},
+    process::{Worker, is_soak, json, wait_until},
 };
 
 /// Executions at one time.
@@ -40,8 +40,7 @@ struct Scale {
 }
 
 fn scale() -> Scale {
-    let soak = std::env::var_os("ORCHESTRATOR_TEST_SCALE").is_some_and(|scale| scale == "soak");
-    if soak {
+    if is_soak() {
         Scale { time: Duration::from_secs(30 * 60), executions: 0, flood: 1 << 30 }
     } else {
         Scale { time: Duration::ZERO, executions: 200, flood: 1 << 24 }

@@ -28,6 +28,8 @@ mod takeover;
 
 /// One of the servers.
 pub trait Server: Send + Sync + 'static {
+    const NAME: &str;
+
     /// Its URL, without a database: `mysql://root@127.0.0.1:3306/`.
     fn url() -> String;
 }
@@ -35,6 +37,8 @@ pub trait Server: Send + Sync + 'static {
 pub struct MySql;
 
 impl Server for MySql {
+    const NAME: &str = "MySQL";
+
     fn url() -> String {
         crate::servers::mysql_url()
     }
@@ -43,6 +47,8 @@ impl Server for MySql {
 pub struct MariaDb;
 
 impl Server for MariaDb {
+    const NAME: &str = "MariaDB";
+
     fn url() -> String {
         crate::servers::mariadb_url()
     }

@@ -17,6 +17,12 @@ use serde_json::Value;
 /// No test waits longer than this for anything: it only bounds a hang.
 pub const CEILING: Duration = Duration::from_secs(120);
 
+/// Whether tests are asked for large numbers.
+#[expect(clippy::disallowed_methods, reason = "tests/run speaks to tests by its environment")]
+pub fn is_soak() -> bool {
+    std::env::var("ORCHESTRATOR_TEST_SCALE").is_ok_and(|scale| scale == "soak")
+}
+
 /// The binary under test, with an environment of its own.
 pub fn binary() -> Command {
     program(env!("CARGO_BIN_EXE_orchestrator-worker"))

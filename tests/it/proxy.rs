@@ -29,13 +29,44 @@ pub enum Mode {
     Pass,
     /// Nothing goes through any more, in either direction; the sockets stay open, new ones too.
     BlackHole,
+    /// Requests go through, and no answer ever comes back; the sockets stay open.
+    NoAnswers,
     /// Connections are closed, new ones at once.
     Refuse,
+    /// Of this many requests from now on, the last one goes through, and its connection never hears an
+    /// answer again.
+    HoldAnswerOf(u32),
     /// The first request that holds this text goes through; its connection never hears an answer
     /// again. Other connections pass.
     HoldAnswer(&'static str),
     /// The first request that holds this text is lost, and its connection falls silent.
     LoseRequest(&'static str),
+}
+
+/// A part of a statement's text, and what a worker with a missing guard would say in its place. Both
+/// have as many parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Spoil(pub &'static str, pub &'static str);
+
+impl Spoil {
+    /// The request with the guard taken out, if it is one that holds it: a whole packet of MySQL's
+    /// protocol (three bytes of length, a number, the command), a query or one to prepare.
+    fn of(self, request: &[u8]) -> Option<Vec<u8>> {
+        const QUERY: u8 = 0x03;
+        const PREPARE: u8 = 0x16;
+        let [a, b, c, number, command @ (QUERY | PREPARE), text @ ..] = request else {
+            return None;
+        };
+        if u32::from_le_bytes([*a, *b, *c, 0]) as usize != text.len() + 1 {
+            return None;
+        }
+        let text = str::from_utf8(text).ok().filter(|text| text.contains(self.0))?;
+        let text = text.replace(self.0, self.1);
+        let length = u32::try_from(text.len() + 1).ok()?.to_le_bytes();
+        let mut spoilt = vec![length[0], length[1], length[2], *number, *command];
+        spoilt.extend(text.into_bytes());
+        Some(spoilt)
+    }
 }
 
 /// How long a test waits for something that must happen.
@@ -48,6 +79,7 @@ pub struct Proxy {
     silenced: watch::Receiver<usize>,
     open: watch::Receiver<usize>,
     made: Arc<AtomicUsize>,
+    spoilt: Arc<AtomicUsize>,
     _accepting: JoinSet<()>,
 }
 
@@ -55,20 +87,60 @@ struct Shared {
     mode: Arc<watch::Sender<Mode>>,
     silenced: watch::Sender<usize>,
     open: watch::Sender<usize>,
+    spoils: Vec<Spoil>,
+    spoilt: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    fn spoil(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let spoilt = self.spoils.iter().find_map(|spoil| spoil.of(request))?;
+        self.spoilt.fetch_add(1, Ordering::SeqCst);
+        Some(spoilt)
+    }
+
+    /// Whether this request is the one whose answer is to be held.
+    fn is_last(&self) -> bool {
+        let mut is_last = false;
+        self.mode.send_if_modified(|mode| match mode {
+            Mode::HoldAnswerOf(left) => {
+                *left = left.saturating_sub(1);
+                is_last = *left == 0;
+                true
+            }
+            _ => false,
+        });
+        is_last
+    }
 }
 
 impl Proxy {
     pub async fn start(upstream: SocketAddr) -> Self {
+        Self::start_spoiling(upstream, Vec::new()).await
+    }
+
+    /// Through which a worker's statements lose these guards.
+    pub async fn start_spoiling(upstream: SocketAddr, spoils: Vec<Spoil>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mode = Arc::new(watch::Sender::new(Mode::Pass));
         let (silenced, is_silenced) = watch::channel(0);
         let (open, is_open) = watch::channel(0);
         let made = Arc::new(AtomicUsize::new(0));
-        let shared = Arc::new(Shared { mode: mode.clone(), silenced, open });
+        let spoilt = Arc::new(AtomicUsize::new(0));
+        let counter = spoilt.clone();
+        let shared =
+            Arc::new(Shared { mode: mode.clone(), silenced, open, spoils, spoilt: counter });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, upstream, shared, made.clone()));
-        Self { address, mode, silenced: is_silenced, open: is_open, made, _accepting: accepting }
+        Self {
+            address,
+            mode,
+            silenced: is_silenced,
+            open: is_open,
+            made,
+            spoilt,
+            _accepting: accepting,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -77,6 +149,16 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Statements that have lost a guard so far.
+    pub fn spoilt(&self) -> usize {
+        self.spoilt.load(Ordering::SeqCst)
+    }
+
+    /// Whether it passes everything, but for connections that are silent for good.
+    pub fn passes(&self) -> bool {
+        *self.mode.borrow() == Mode::Pass
     }
 
     /// Connections made through it so far.
@@ -147,7 +229,8 @@ async fn upwards(
         let holds = |text: &str| request.windows(text.len()).any(|part| part == text.as_bytes());
         let strikes = match &mode {
             Mode::HoldAnswer(text) | Mode::LoseRequest(text) => holds(text),
-            Mode::Pass | Mode::BlackHole | Mode::Refuse => false,
+            Mode::HoldAnswerOf(_) => shared.is_last(),
+            Mode::Pass | Mode::BlackHole | Mode::NoAnswers | Mode::Refuse => false,
         };
         if strikes {
             // Only one connection is struck.
@@ -156,7 +239,8 @@ async fn upwards(
             is_lost = matches!(mode, Mode::LoseRequest(_));
         }
         let is_withheld = is_lost || mode == Mode::BlackHole;
-        if !is_withheld && to.write_all(request).await.is_err() {
+        let spoilt = shared.spoil(request);
+        if !is_withheld && to.write_all(spoilt.as_deref().unwrap_or(request)).await.is_err() {
             return;
         }
         if strikes {
@@ -176,7 +260,8 @@ async fn downwards(
     loop {
         match from.read(&mut buffer).await {
             Ok(length @ 1..) => {
-                let is_withheld = *is_silent.borrow() || *shared.mode.borrow() == Mode::BlackHole;
+                let mutes = [Mode::BlackHole, Mode::NoAnswers];
+                let is_withheld = *is_silent.borrow() || mutes.contains(&shared.mode.borrow());
                 if !is_withheld && to.write_all(&buffer[..length]).await.is_err() {
                     return;
                 }

@@ -7,6 +7,7 @@ use super::{
     Becomes::{Success, Waits},
     Entry, failed,
 };
+use crate::process::is_soak;
 
 pub fn entries() -> Vec<Entry> {
     let mut entries = executions();
@@ -124,8 +125,7 @@ fn templates() -> Vec<Entry> {
 
 /// 10,000 steps, 100,000 in a soak, each of which waits for the next and the last for the first.
 fn circle() -> [String; 2] {
-    let soak = std::env::var_os("ORCHESTRATOR_TEST_SCALE").is_some_and(|scale| scale == "soak");
-    let most = if soak { 9 } else { 0 };
+    let most = if is_soak() { 9 } else { 0 };
     let steps = format!(
         "INSERT INTO steps(id, name, executor_type) \
          WITH d AS (SELECT 0 AS n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION \

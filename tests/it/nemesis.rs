@@ -1,0 +1,271 @@
+//! Everything goes wrong, again and again, while real workers run executions beside a Go service; then
+//! what the steps wrote themselves is held against what the tables say.
+//!
+//! `ORCHESTRATOR_NEMESIS_SEED` repeats the choices of an earlier run, `ORCHESTRATOR_NEMESIS_ROUNDS` says
+//! how often each fault strikes (ten times if it is not given, 300 times with
+//! `ORCHESTRATOR_TEST_SCALE=soak`).
+//!
+//! **Invariant:** the harness judges by the history alone; it knows nothing of how a worker works.
+
+use std::{collections::BTreeMap, io::Write, time::Duration};
+
+use futures_util::future::join_all;
+use orchestrator_worker::{
+    adapters::mysql::{MySqlStore, Settings},
+    domain::doctor::grants,
+    ports::control::Control,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
+use tokio::{
+    sync::{Mutex, RwLock, watch},
+    task::block_in_place,
+    time::{Instant, sleep},
+};
+
+use self::{
+    faults::{Arena, Fault},
+    fleet::Fleet,
+    history::{Violation, violations},
+    twin::{Fared, Twin},
+    workload::{Workload, left, needs, rows},
+};
+use crate::{instance::Instance, mysql::PASSWORD, process::is_soak};
+
+mod faults;
+mod fleet;
+mod handover;
+mod history;
+mod spoiled;
+mod twin;
+mod workload;
+
+const WORKERS: usize = 4;
+/// Executions that have not ended, kept up while faults strike.
+const UNDER_WAY: i64 = 30;
+/// Faults at one time.
+const AT_ONCE: usize = 3;
+/// A run that has not ended so long after its last fault never will.
+const CEILING: Duration = Duration::from_secs(300);
+const DATABASE: &str = "nemesis";
+const USER: &str = "worker";
+
+/// A number that `tests/run` or a person may give.
+#[expect(clippy::disallowed_methods, reason = "people speak to tests by their environment")]
+fn given(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a whole number"))
+}
+
+/// How the run went.
+#[derive(Default)]
+struct Record {
+    struck: BTreeMap<Fault, (u32, Duration)>,
+    fared: BTreeMap<Fared, u32>,
+    submitted: u32,
+    cancelled: u32,
+}
+
+async fn no_fault_loses_or_doubles_work(server: &str) {
+    let seed = given("ORCHESTRATOR_NEMESIS_SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    let rounds = given("ORCHESTRATOR_NEMESIS_ROUNDS").unwrap_or(if is_soak() { 300 } else { 10 });
+    say(&format!("nemesis on {server}: ORCHESTRATOR_NEMESIS_SEED={seed}"));
+    let mut random = StdRng::seed_from_u64(seed);
+    let instance = block_in_place(|| Instance::start(server));
+    let workload = Workload::new();
+    let (arena, control) = set_up(instance, &workload).await;
+
+    let began = Instant::now();
+    let record = Mutex::new(Record::default());
+    let (over, is_over) = watch::channel(false);
+    let faults = async {
+        strike_all(&arena, rounds, &mut random, &record).await;
+        over.send_replace(true);
+    };
+    let random = || StdRng::seed_from_u64(seed.wrapping_add(1));
+    tokio::join!(
+        faults,
+        submit(&arena, &control, &workload, random(), &record, is_over.clone()),
+        cancel(&arena, &control, &workload, random(), &record, is_over.clone()),
+        rival(&arena, &workload, &record, is_over),
+    );
+    drain(&arena).await;
+
+    let (effects, rows) = (workload.effects(), rows(&arena.url, needs).await.expect("the tables"));
+    let found = violations(&effects, &rows);
+    tell(&record.into_inner(), &rows.executions, effects.len(), began.elapsed());
+    say(&format!("nemesis on {server}: {} violations", found.len()));
+    arena.fleet.stop();
+    assert_eq!(found, [], "{}", shown(&found));
+}
+
+/// A migrated and guarded database, the workers as a user with the least rights, the templates.
+async fn set_up(instance: Instance, workload: &Workload) -> (Arena, MySqlStore) {
+    let root = instance.url.clone();
+    let url = format!("{root}{DATABASE}");
+    let mut stranger = MySqlConnection::connect(&root).await.expect("a server");
+    let sql = format!(
+        "CREATE DATABASE {DATABASE}; CREATE USER {USER} IDENTIFIED BY '{PASSWORD}'; USE {DATABASE}; \
+         SET GLOBAL log_bin_trust_function_creators=1"
+    );
+    raw_sql(AssertSqlSafe(sql)).execute(&mut stranger).await.expect("a database");
+    let settings = Settings::new(SecretString::from(url.clone()));
+    let control = MySqlStore::open(settings).await.expect("a store");
+    control.migrate(false).await.expect("it is migrated");
+    control.guard(false).await.expect("it is guarded");
+    for grant in grants(USER, DATABASE, false) {
+        raw_sql(AssertSqlSafe(grant)).execute(&mut stranger).await.expect("granted");
+    }
+    workload.apply(&control).await;
+    let address = root.rsplit('@').next().and_then(|rest| rest.trim_end_matches('/').parse().ok());
+    let named = |proxy| format!("mysql://{USER}:{PASSWORD}@{proxy}/{DATABASE}");
+    let fleet = Fleet::start(WORKERS, address.expect("an address"), named).await;
+    let arena = Arena {
+        fleet,
+        server: Mutex::new(instance),
+        url,
+        user: USER.into(),
+        clock: RwLock::new(()),
+    };
+    (arena, control)
+}
+
+/// Each fault so often, in any order.
+async fn strike_all(arena: &Arena, rounds: u64, random: &mut StdRng, record: &Mutex<Record>) {
+    let mut schedule: Vec<Fault> = (0..rounds).flat_map(|_| Fault::ALL).collect();
+    schedule.shuffle(random);
+    let schedule: Vec<(Fault, u64)> =
+        schedule.into_iter().map(|fault| (fault, random.random())).collect();
+    let schedule = std::sync::Mutex::new(schedule);
+    let striker = async |_| {
+        loop {
+            let next = schedule.lock().expect("no panic").pop();
+            let Some((fault, seed)) = next else { return };
+            let began = Instant::now();
+            arena.strike(fault, seed).await;
+            let mut record = record.lock().await;
+            let (count, time) = record.struck.entry(fault).or_default();
+            *count += 1;
+            *time += began.elapsed();
+            drop(record);
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    join_all((0..AT_ONCE).map(striker)).await;
+}
+
+async fn submit(
+    arena: &Arena,
+    control: &MySqlStore,
+    workload: &Workload,
+    mut random: StdRng,
+    record: &Mutex<Record>,
+    is_over: watch::Receiver<bool>,
+) {
+    while !*is_over.borrow() {
+        let under_way = left(&arena.url).await.unwrap_or(UNDER_WAY);
+        for _ in under_way..UNDER_WAY {
+            let _clock = arena.clock.read().await;
+            if workload.submit_any(control, &mut random).await {
+                record.lock().await.submitted += 1;
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn cancel(
+    arena: &Arena,
+    control: &MySqlStore,
+    workload: &Workload,
+    mut random: StdRng,
+    record: &Mutex<Record>,
+    is_over: watch::Receiver<bool>,
+) {
+    while !*is_over.borrow() {
+        sleep(Duration::from_secs(2)).await;
+        if workload.cancel(control, &arena.url, &mut random).await {
+            record.lock().await.cancelled += 1;
+        }
+    }
+}
+
+/// A Go service that runs what it finds, and whose clock is an hour ahead.
+async fn rival(
+    arena: &Arena,
+    workload: &Workload,
+    record: &Mutex<Record>,
+    is_over: watch::Receiver<bool>,
+) {
+    let mut twin = Twin::new(arena.url.clone(), workload.log(), 3600);
+    while !*is_over.borrow() {
+        if let Some(execution) = twin.find().await {
+            let fared = twin.run(&execution).await;
+            *record.lock().await.fared.entry(fared).or_default() += 1;
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Waits until every execution has ended.
+async fn drain(arena: &Arena) {
+    let since = Instant::now();
+    while left(&arena.url).await.unwrap_or(1) > 0 {
+        if since.elapsed() > CEILING {
+            // The checker names them.
+            return;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What happened, printed even where the test passes.
+fn tell(
+    record: &Record,
+    executions: &BTreeMap<String, (String, String)>,
+    effects: usize,
+    took: Duration,
+) {
+    for (fault, (count, time)) in &record.struck {
+        let (name, seconds) = (format!("{fault:?}"), time.as_secs_f64());
+        say(&format!("{name:<20} {count:>5} times, {seconds:>6.1} s in all"));
+    }
+    for (fared, count) in &record.fared {
+        say(&format!("{:<20} {count:>5} times by the Go service", format!("{fared:?}")));
+    }
+    let mut states: BTreeMap<&str, u32> = BTreeMap::new();
+    for (status, _) in executions.values() {
+        *states.entry(status).or_default() += 1;
+    }
+    say(&format!(
+        "{} executions ({states:?}), {} submitted, {} cancelled, {effects} effects, {:.0} s",
+        executions.len(),
+        record.submitted,
+        record.cancelled,
+        took.as_secs_f64()
+    ));
+}
+
+/// Past the test harness, which keeps what a passing test prints.
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("somebody listens");
+}
+
+fn shown(found: &[Violation]) -> String {
+    let lines: Vec<String> = found.iter().take(50).map(ToString::to_string).collect();
+    format!("{} violations:\n{}", found.len(), lines.join("\n"))
+}
+
+mod on_mysql {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+    async fn no_fault_loses_or_doubles_work() {
+        Box::pin(super::no_fault_loses_or_doubles_work("mysql")).await;
+    }
+}
+
+mod on_mariadb {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
+    async fn no_fault_loses_or_doubles_work() {
+        Box::pin(super::no_fault_loses_or_doubles_work("mariadb")).await;
+    }
+}

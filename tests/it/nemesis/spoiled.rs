@@ -1,0 +1,284 @@
+//! Whether the checker would notice: workers whose guards are taken out on the wire, and a guardian
+//! that is not there.
+//!
+//! **Invariant:** each scene without a mutation shows nothing; so it is the missing guard that is
+//! found, and nothing else.
+
+use orchestrator_worker::{
+    adapters::mysql::MySqlStore,
+    domain::recovery::{Cause, TakeOver},
+    ports::executions::{Advance, Advanced, Batch, Claim, ExecutionStore},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    history::{self, Effect, Rule, Violation, What, violations},
+    workload::{LONG, Workload, rows},
+};
+use crate::{
+    contract::{world::*, writes::*},
+    mysql::{Database, Server},
+    process::{Worker, wait_until},
+    proxy::{Proxy, Spoil},
+    stores::on_both_servers,
+};
+
+on_both_servers! {
+    a_late_success_that_no_fence_stops_is_found
+    a_late_end_that_no_fence_stops_is_found
+    a_late_start_that_no_fence_stops_is_found
+    a_late_hand_back_that_no_fence_stops_is_found
+    a_late_retry_that_no_fence_stops_is_found
+    a_second_takeover_that_nothing_stops_is_found
+    a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found
+}
+
+/// An execution of two steps, `one` and then `two`, whose first owner comes too late for everything.
+struct Scene<S: Server> {
+    world: World<Database<S>>,
+    /// The store of a worker with missing guards.
+    late: MySqlStore,
+    proxy: Proxy,
+    effects: Vec<Effect>,
+}
+
+impl<S: Server> Scene<S> {
+    async fn new(spoils: Vec<Spoil>) -> Self {
+        let world = World::<Database<S>>::new().await;
+        let proxy = Proxy::start_spoiling(Database::<S>::address(), spoils).await;
+        let late = world.subject.open(Some(proxy.address())).await;
+        Self { world, late, proxy, effects: Vec::new() }
+    }
+
+    /// The worker that will be late claims and starts `one`.
+    async fn claim(&mut self) -> Claim {
+        let template = self.world.apply(&workflow("w", chain(&["one", "two"]))).await;
+        self.world.submit(&template).await;
+        let claim = claim_one(&self.late, "a").await;
+        self.does(What::Start, &claim, "one");
+        claim
+    }
+
+    /// Another has watched it stand still, and goes on with what it had begun.
+    async fn take_over(&mut self, from: &Claim, step: &str) -> Claim {
+        let claim = only(self.world.b_takes_over(&from.lease.execution, Cause::LeaseExpired).await);
+        self.does(What::Start, &claim, step);
+        claim
+    }
+
+    fn does(&mut self, what: What, claim: &Claim, step: &str) {
+        self.effects.push(Effect {
+            what,
+            execution: claim.lease.execution.to_string(),
+            step: step.into(),
+            fence: claim.lease.fence.0,
+            attempt: slot(claim, step).attempt,
+            key: format!("{step}-{}", slot(claim, step).key_gen),
+        });
+    }
+
+    /// The end of a step, as an advance that says so.
+    fn end(&mut self, claim: &Claim, step: &str) -> Advance {
+        self.does(What::End, claim, step);
+        let attempt = slot(claim, step).attempt;
+        let mut end = succeeded(claim, step);
+        end.output = Some(format!("{} {attempt}", claim.lease.fence));
+        Advance { ended: vec![end], ..advance(claim) }
+    }
+
+    /// The rest of the execution, as its right owner runs it.
+    async fn finish(&mut self, claim: &mut Claim) {
+        let mut sent = self.end(claim, "one");
+        let next = start(claim, "two");
+        sent.started.push(next.clone());
+        // Whoever came late may have taken it away.
+        if send(&self.world.b, &sent).await != Ok(Advanced::Recorded) {
+            return;
+        }
+        let two = claim.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
+        two.attempt = next.attempt;
+        self.does(What::Start, claim, "two");
+        let sent = Advance { finish: Some(success()), ..self.end(claim, "two") };
+        send(&self.world.b, &sent).await.ok();
+    }
+
+    async fn judge(self, mutated: bool) -> Vec<Violation> {
+        assert_eq!(self.proxy.spoilt() > 0, mutated, "the statement was met on its way");
+        let url = self.world.subject.url(None);
+        let rows = rows(&url, |_| vec![("two".into(), vec!["one".into()])]).await;
+        violations(&self.effects, &rows.expect("the tables"))
+    }
+}
+
+/// Plays a scene with and without the guard.
+macro_rules! found {
+    ($server:ty, $scene:ident, [$($spoil:expr),*], $rule:pat) => {
+        let mut scene = Scene::<$server>::new(Vec::new()).await;
+        $scene(&mut scene).await;
+        assert_eq!(scene.judge(false).await, [], "with all guards");
+        let mut scene = Scene::<$server>::new(vec![$($spoil),*]).await;
+        $scene(&mut scene).await;
+        let found = scene.judge(true).await;
+        assert!(found.iter().any(|it| matches!(it.rule, $rule)), "{found:?}");
+    };
+}
+
+async fn a_late_success_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let late = scene.end(&first, "one");
+        let mut second = scene.take_over(&first, "one").await;
+        scene.finish(&mut second).await;
+        send(&scene.late, &late).await.ok();
+    }
+    let spoil = Spoil(
+        "WHERE id=? AND ow_fence=? AND ow_attempt=? AND status IN ('running', ?)",
+        "WHERE id=? AND (ow_fence=? OR 1) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
+    );
+    found!(S, scene, [spoil], Rule::ForeignOutput);
+}
+
+async fn a_late_end_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let mut second = scene.take_over(&first, "one").await;
+        let late = Advance { finish: Some(failure()), ..advance(&first) };
+        send(&scene.late, &late).await.ok();
+        scene.finish(&mut second).await;
+    }
+    let spoil = Spoil(
+        "ow_owner='' WHERE id=? AND ow_fence=? AND ow_claim=? AND status IN ('running', ?)",
+        "ow_owner='' WHERE id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1) \
+         AND status IN ('running', ?)",
+    );
+    found!(S, scene, [spoil], Rule::NotEnded);
+}
+
+async fn a_late_start_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut first = scene.claim().await;
+        let end = scene.end(&first, "one");
+        assert_eq!(send(&scene.late, &end).await, Ok(Advanced::Recorded));
+        let mut late = advance(&first);
+        late.started.push(start(&first, "two"));
+        let second = scene.take_over(&first, "two").await;
+        if send(&scene.late, &late).await == Ok(Advanced::Recorded) {
+            let two = first.slots.iter_mut().find(|slot| slot.id == late.started[0].step);
+            two.expect("a slot").attempt = 1;
+            scene.does(What::Start, &first, "two");
+        }
+        let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
+        send(&scene.world.b, &sent).await.ok();
+    }
+    let spoil = Spoil(
+        "WHERE ((id=? AND ow_fence=?)) AND (status IS NULL OR status NOT IN \
+         ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
+        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (status IS NULL OR status NOT IN \
+         ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
+    );
+    found!(S, scene, [spoil], Rule::Overlap);
+}
+
+async fn a_late_hand_back_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let mut second = scene.take_over(&first, "one").await;
+        if hand_back(&scene.late, &first).await == Ok(()) {
+            let execution = &first.lease.execution;
+            let third = only(scene.world.b_takes_over(execution, Cause::Released).await);
+            scene.does(What::Start, &third, "one");
+        }
+        scene.finish(&mut second).await;
+    }
+    let spoil = Spoil(
+        "WHERE id=? AND ow_fence=? AND ow_claim=? AND status='running'",
+        "WHERE id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1) AND status='running'",
+    );
+    found!(S, scene, [spoil], Rule::Overlap);
+}
+
+async fn a_late_retry_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let second = scene.take_over(&first, "one").await;
+        let late = Advance { retrying: vec![retry(&first, "one")], ..advance(&first) };
+        send(&scene.late, &late).await.ok();
+        let mut third = scene.take_over(&second, "one").await;
+        scene.finish(&mut third).await;
+    }
+    let spoil = Spoil(
+        "WHERE id=? AND ow_fence=? AND status='running' AND (ow_attempt=? OR (ow_attempt=? AND \
+         ow_key_gen=? AND retry_count=?))",
+        "WHERE id=? AND (ow_fence=? OR 1) AND status='running' AND (ow_attempt=? OR 1 OR \
+         (ow_attempt=? AND ow_key_gen=? AND retry_count=?))",
+    );
+    found!(S, scene, [spoil], Rule::Key);
+}
+
+async fn a_second_takeover_that_nothing_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let seen = scene.world.held(&first.lease.execution).await.expect("it is held");
+        let mut second = scene.take_over(&first, "one").await;
+        let stale = TakeOver { seen, cause: Cause::LeaseExpired };
+        let batch: Batch = scene.late.take_over(&who("c"), &[stale]).await.expect("an answer");
+        if let Some(third) = batch.claims.first() {
+            scene.does(What::Start, third, "one");
+        }
+        scene.finish(&mut second).await;
+    }
+    // The execution's row and the lock row each stop it alone.
+    let row = Spoil(
+        "(id=? AND ow_fence=? AND ow_owner=?)",
+        "(id=? AND (ow_fence=? OR 1) AND (ow_owner=? OR 1))",
+    );
+    let lock = Spoil(
+        "WHERE lock_key=? AND ((ow_fence=? AND ow_beat=? AND ow_fence > 0)",
+        "WHERE lock_key=? AND (((ow_fence=? OR 1) AND (ow_beat=? OR 1) AND ow_fence > 0)",
+    );
+    found!(S, scene, [row, lock], Rule::Overlap);
+}
+
+/// The guardians of a worker's scripts, as `/proc` has its children.
+fn guardians(worker: u32) -> Vec<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
+    let children = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<i32> = children
+        .flat_map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>())
+        .filter_map(Result::ok)
+        .collect();
+    pids.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+async fn a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let (url, workload) = (world.subject.url(None), Workload::new());
+    workload.apply(&world.a).await;
+    let frozen = Worker::start(&url, "a", &[]);
+    frozen.wait_for("worker.started");
+    assert!(workload.submit(&world.a, LONG).await);
+    wait_until("the script runs", || (!workload.effects().is_empty()).then_some(()));
+    frozen.signal(Signal::STOP);
+    let guardians = guardians(frozen.pid());
+    assert_eq!(guardians.len(), 1);
+    kill_process(guardians[0], Signal::KILL).expect("it is there");
+
+    let _second = Worker::start(&url, "b", &[]);
+    let overlap = wait_until("both run", || {
+        let rows = history::Rows::default();
+        violations(&workload.effects(), &rows).into_iter().find(|it| it.rule == Rule::Overlap)
+    });
+    assert!(overlap.how.starts_with("Tick under"), "{overlap}");
+    // It wakes, and kills what the guardian has left: the first script never comes to its end.
+    frozen.signal(Signal::CONT);
+    frozen.wait_for("execution.lost");
+    let ends = wait_until("the second script's end", || {
+        let ends: Vec<Effect> =
+            workload.effects().into_iter().filter(|effect| effect.what == What::End).collect();
+        (!ends.is_empty()).then_some(ends)
+    });
+    assert_eq!(ends.iter().map(|end| end.attempt).collect::<Vec<_>>(), [2]);
+}

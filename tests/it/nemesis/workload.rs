@@ -1,0 +1,240 @@
+//! Executions whose steps write down what they do, and what the tables say of them at the end.
+//!
+//! **Invariant:** every step that is left alone succeeds, or fails where its template goes on without
+//! it: an execution that fails was wronged.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use orchestrator_worker::{
+    cli::workflow_file,
+    domain::id::ExecutionId,
+    ports::control::{Control, Start, Submission},
+};
+use rand::{RngExt, rngs::StdRng, seq::IteratorRandom};
+use sqlx::{Connection, MySqlConnection, Row as _, query};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::history::{AttemptRow, Effect, Rows, StepRow};
+
+/// Steps as (name, what it waits for, kind).
+type Shape = &'static [(&'static str, &'static [&'static str], Kind)];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Serial,
+    /// It takes longer than any lease.
+    Long,
+    Parallel,
+    /// Its first answer is a failure.
+    Flaky,
+    /// It fails, and the execution goes on without it.
+    Skipped,
+}
+
+const SHAPES: [(&str, Shape); 4] = [
+    (
+        "chain",
+        &[
+            ("a", &[], Kind::Serial),
+            ("b", &["a"], Kind::Serial),
+            ("c", &["b"], Kind::Flaky),
+            ("d", &["c"], Kind::Serial),
+        ],
+    ),
+    (
+        "diamond",
+        &[
+            ("a", &[], Kind::Serial),
+            ("b", &["a"], Kind::Parallel),
+            ("c", &["a"], Kind::Parallel),
+            ("d", &["a"], Kind::Parallel),
+            ("e", &["b", "c", "d"], Kind::Serial),
+        ],
+    ),
+    ("skip", &[("a", &[], Kind::Skipped), ("b", &["a"], Kind::Serial)]),
+    (LONG, &[("a", &[], Kind::Long)]),
+];
+
+/// The template that is submitted only by name.
+pub const LONG: &str = "long";
+
+const SCRIPT: &str = r#"
+say() { echo "$1 $ORCHESTRATOR_EXECUTION_ID $STEP $ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT $ORCHESTRATOR_IDEMPOTENCY_KEY" >> "$DIR/log"; }
+say start
+for tick in $(seq $TICKS); do sleep 0.1; say tick; done
+say end
+echo "$ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT"
+"#;
+const FAILS_FIRST: &str = "mark=\"$DIR/$ORCHESTRATOR_EXECUTION_ID.$STEP\"; [ -e \"$mark\" ] || { : > \"$mark\"; exit 7; }\n";
+
+pub struct Workload {
+    dir: TempDir,
+}
+
+impl Workload {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a folder") }
+    }
+
+    /// Where the effects are written.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    pub async fn apply(&self, control: &impl Control) {
+        for (name, shape) in SHAPES {
+            let text = self.file(name, shape);
+            let file = workflow_file::parse(Path::new("f.yaml"), &text, "nemesis");
+            let file = file.expect("a workflow");
+            control.apply(&file.definition, &file.about).await.expect("applied");
+        }
+    }
+
+    fn file(&self, name: &str, shape: Shape) -> String {
+        let steps = shape.iter().map(|step| self.step(step)).collect::<Vec<_>>().join("\n");
+        format!("name: {name}\nsteps:\n{steps}")
+    }
+
+    fn step(&self, (step, needs, kind): &(&str, &[&str], Kind)) -> String {
+        let mode = if *kind == Kind::Parallel { "parallel" } else { "serial" };
+        let ticks = if *kind == Kind::Long { 200 } else { 6 };
+        let (on_failure, retries, last) = match kind {
+            Kind::Skipped => ("skip", 0, "exit 3"),
+            Kind::Serial | Kind::Long | Kind::Parallel | Kind::Flaky => ("abort", 50, ""),
+        };
+        let first = if *kind == Kind::Flaky { FAILS_FIRST } else { "" };
+        let script = format!("{first}{SCRIPT}{last}").replace('\n', "\n      ");
+        let (needs, dir) = (needs.join(", "), self.dir.path().display());
+        format!(
+            "  - name: {step}
+    depends_on: [{needs}]
+    mode: {mode}
+    on_failure: {on_failure}
+    retries: {retries}
+    timeout: 10m
+    env: {{DIR: \"{dir}\", STEP: {step}, TICKS: {ticks}}}
+    shell: |
+      {script}"
+        )
+    }
+
+    /// Submits one of any but the long template; whether the server has said so.
+    pub async fn submit_any(&self, control: &impl Control, random: &mut StdRng) -> bool {
+        let short = SHAPES.map(|(template, _)| template).into_iter().filter(|it| *it != LONG);
+        self.submit(control, short.choose(random).expect("there are some")).await
+    }
+
+    pub async fn submit(&self, control: &impl Control, template: &str) -> bool {
+        let submission = Submission {
+            template: template.into(),
+            created_by: "nemesis".into(),
+            start: Start::Now,
+        };
+        control.submit(&submission).await.is_ok()
+    }
+
+    /// Cancels an execution that a worker holds, and notes when nobody holds it any more.
+    pub async fn cancel(&self, control: &impl Control, url: &str, random: &mut StdRng) -> bool {
+        let running = "SELECT id FROM workflow_executions WHERE status='running' AND ow_owner > '' \
+                       AND ow_owner <> '~released'";
+        let Ok(rows) = ask(url, running).await else { return false };
+        if rows.is_empty() {
+            return false;
+        }
+        let id: String = rows[random.random_range(0..rows.len())].get(0);
+        if control.cancel(&ExecutionId::from(id.as_str())).await.is_err() {
+            return false;
+        }
+        let free = format!(
+            "SELECT status FROM workflow_executions WHERE id='{id}' AND \
+             (ow_owner='' OR status<>'cancelled')"
+        );
+        loop {
+            if let Ok(rows) = ask(url, &free).await
+                && let Some(row) = rows.first()
+            {
+                let is_cancelled = row.get::<String, _>(0) == "cancelled";
+                if is_cancelled {
+                    append(&self.log(), &format!("cancelled {id} - 0 0 -"));
+                }
+                return is_cancelled;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// All that the steps have written.
+    pub fn effects(&self) -> Vec<Effect> {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines().filter_map(Effect::parse).collect()
+    }
+}
+
+/// One line, whole.
+pub fn append(log: &Path, line: &str) {
+    let mut file = File::options().create(true).append(true).open(log).expect("the log");
+    file.write_all(format!("{line}\n").as_bytes()).expect("it is written");
+}
+
+pub async fn ask(url: &str, sql: &str) -> sqlx::Result<Vec<sqlx::mysql::MySqlRow>> {
+    let mut connection = MySqlConnection::connect(url).await?;
+    let rows = query(sqlx::AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(rows)
+}
+
+/// Executions that have not ended.
+pub async fn left(url: &str) -> sqlx::Result<i64> {
+    let sql = "SELECT COUNT(*) FROM workflow_executions WHERE status IN ('pending','running') \
+               OR (status='cancelled' AND ow_owner > '')";
+    Ok(ask(url, sql).await?[0].get(0))
+}
+
+/// Which steps of a template wait for which.
+pub fn needs(template: &str) -> Vec<(String, Vec<String>)> {
+    let (_, steps) = SHAPES.iter().find(|(name, _)| *name == template).expect("one of ours");
+    let all = |needs: &[&str]| needs.iter().map(ToString::to_string).collect();
+    steps.iter().map(|(step, needs, _)| ((*step).to_owned(), all(needs))).collect()
+}
+
+/// What the tables say at the end; `needs` as [`needs`] for the template's name.
+pub async fn rows(
+    url: &str,
+    needs: impl Fn(&str) -> Vec<(String, Vec<String>)>,
+) -> sqlx::Result<Rows> {
+    let mut all = Rows::default();
+    let executions = "SELECT e.id, e.status, COALESCE(e.error, ''), t.name FROM workflow_executions e \
+                      JOIN workflow_templates t ON t.id=e.template_id";
+    for row in ask(url, executions).await? {
+        let (id, template): (String, String) = (row.get(0), row.get(3));
+        for (step, needed) in needs(&template) {
+            all.needs.insert((id.clone(), step), needed);
+        }
+        all.executions.insert(id, (row.get(1), row.get(2)));
+    }
+    let steps = "SELECT x.execution_id, s.name, x.status, x.ow_attempt, x.ow_fence, \
+                 COALESCE(x.output, '') FROM workflow_step_executions x JOIN steps s ON s.id=x.step_id";
+    for row in ask(url, steps).await? {
+        let step = StepRow {
+            status: row.get(2),
+            attempt: row.get(3),
+            fence: row.get(4),
+            output: row.get(5),
+        };
+        all.steps.insert((row.get(0), row.get(1)), step);
+    }
+    let attempts = "SELECT a.execution_id, s.name, a.attempt, a.fence, COALESCE(a.outcome, '') \
+                    FROM ow_attempts a JOIN workflow_step_executions x ON x.id=a.step_execution_id \
+                    JOIN steps s ON s.id=x.step_id ORDER BY a.step_execution_id, a.attempt";
+    for row in ask(url, attempts).await? {
+        let attempt = AttemptRow { number: row.get(2), fence: row.get(3), outcome: row.get(4) };
+        all.attempts.entry((row.get(0), row.get(1))).or_default().push(attempt);
+    }
+    Ok(all)
+}
