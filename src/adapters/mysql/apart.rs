@@ -31,8 +31,8 @@ use crate::{
 
 /// How long a row that can neither be claimed nor failed is left alone.
 const UNREADABLE: Duration = Duration::from_secs(60);
-/// How long one whose rows cannot be written now is left alone: somebody holds their locks.
-pub(super) const UNWRITABLE: Duration = Duration::from_secs(15);
+/// How long a pending one whose rows cannot be written now is put off: somebody holds their locks.
+const UNWRITABLE: Duration = Duration::from_secs(15);
 
 /// How much of a lease's time a call may use up before its caller can renew it.
 #[derive(Clone, Copy)]

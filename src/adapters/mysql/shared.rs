@@ -107,6 +107,12 @@ impl Shared {
         held(&self.deferrals).settle(execution);
     }
 
+    /// Counts one more deferral of what is held, and leaves it alone for the back-off.
+    pub fn put_off(&self, execution: &ExecutionId, deferral: &Deferral) {
+        let (backoff, _) = self.defer(execution, deferral);
+        self.leave_alone(execution, backoff);
+    }
+
     /// This process does not take the execution over before its back-off is past; others may.
     pub fn leave_alone(&self, execution: &ExecutionId, backoff: Duration) {
         held(&self.deferrals).leave_alone(execution, self.started.elapsed(), backoff);

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 
 use super::{
-    apart::{Haste, UNWRITABLE},
+    apart::Haste,
     ending::{self, ALL, CANCELLED},
     errors::Fault,
     facts,
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     adapters::{lane::Lanes, texts},
     domain::{
+        deferral::Deferral,
         execution::AttemptOutcome,
         id::{Beat, FINISHED, Fence, LockKey, TemplateId},
         recovery::{Held, TakeOver},
@@ -43,7 +44,9 @@ pub(super) async fn tidy(
         let execution = one.seen.execution.clone();
         match run(lanes, WORK_LIMIT, TidyWork { one }).await {
             Ok(()) => {}
-            Err(fault) if fault.may_be_a_rows() => shared.leave_alone(&execution, UNWRITABLE),
+            Err(fault) if fault.may_be_a_rows() => {
+                shared.put_off(&execution, &Deferral::Unwritable(fault.to_string()));
+            }
             Err(fault) => return Err(fault),
         }
     }

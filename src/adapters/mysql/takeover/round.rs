@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        apart::{self, Haste, UNWRITABLE},
+        apart::{self, Haste},
         claim::MOST,
         draft::Draft,
         errors::Fault,
@@ -75,7 +75,9 @@ async fn take_running(
             break;
         }
     }
-    shared.held_suspects.set(suspects.iter().map(|one| one.seen.execution.clone()));
+    for one in &suspects {
+        shared.held_suspects.add(one.seen.execution.clone());
+    }
     match broken {
         Some(fault) if !haste.has_time() => Err(fault),
         _ => one_by_one(lanes, shared, who, suspects, haste, all).await,
@@ -97,7 +99,8 @@ async fn transact(
 }
 
 /// One of the suspects has broken a batch: each alone. The culprit is failed or left alone for a
-/// while, and the others do not wait for it.
+/// while, the longer the oftener, and the others do not wait for it. It stays a suspect: most often
+/// another worker was at it in the same moment, and that is over soon.
 async fn one_by_one(
     lanes: &Lanes<Entrance>,
     shared: &Shared,
@@ -123,17 +126,18 @@ async fn one_by_one(
         if draft.suspects(&fault).is_empty() || haste.cuts_short(within, &fault) {
             return Err(fault);
         }
-        shared.held_suspects.remove(&execution);
         if let Fault::Data(reason) = &fault {
             let reason = apart::refused(reason);
             let work = FailHeld { one, reason: reason.clone() };
             if let Ok(true) = run(lanes, WORK_LIMIT, work).await {
+                shared.held_suspects.remove(&execution);
                 all.refused.push((execution, reason));
                 continue;
             }
         }
-        shared.leave_alone(&execution, UNWRITABLE);
-        all.deferred.push((execution, Deferral::Unwritable(fault.to_string())));
+        let deferral = Deferral::Unwritable(fault.to_string());
+        shared.put_off(&execution, &deferral);
+        all.deferred.push((execution, deferral));
     }
     Ok(())
 }
