@@ -1,7 +1,11 @@
 //! How long an execution stands still when its worker goes: from a SIGKILL, and from a hand-back after
 //! SIGTERM, until another has begun its step again. 6 of each; 200 with `ORCHESTRATOR_TEST_SCALE=soak`.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use sqlx::Row as _;
@@ -37,7 +41,8 @@ struct Crew<S: Server> {
 impl<S: Server> Crew<S> {
     async fn new() -> Self {
         let world = World::<Database<S>>::new().await;
-        let workload = Workload::new();
+        // None comes to its end.
+        let workload = Workload::with_long(60, 60.0);
         workload.apply(&world.a).await;
         append(&workload.log(), "");
         let mut crew = Self { world, workload, workers: Vec::new() };
@@ -52,6 +57,7 @@ impl<S: Server> Crew<S> {
             ("ORCHESTRATOR_WORKER__POLL_INTERVAL", "1s"),
             ("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "4s"),
             ("ORCHESTRATOR_WORKER__POISON__CLAIMS", "10000"),
+            ("ORCHESTRATOR_WORKER__SLOTS", "100"),
         ];
         Worker::start(&self.world.subject.url(None), &format!("w{place}"), &settings)
     }
@@ -75,11 +81,18 @@ impl<S: Server> Crew<S> {
             if held.len() == places.len() {
                 return held;
             }
-            if rows.len() < 2 * WORKERS {
-                self.workload.submit(&self.world.a, LONG).await;
+            // Whoever looks next takes it: more, until each of these has one.
+            if !self.is_waiting().await {
+                assert!(self.workload.submit(&self.world.a, LONG).await);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    async fn is_waiting(&self) -> bool {
+        let sql =
+            "SELECT 1 FROM workflow_executions WHERE status='pending' OR ow_owner='~released'";
+        !ask(&self.world.subject.url(None), sql).await.expect("the tables").is_empty()
     }
 
     fn has_begun(&self, (execution, fence): &(String, u64)) -> bool {
@@ -88,37 +101,46 @@ impl<S: Server> Crew<S> {
         })
     }
 
-    /// Waits until others have begun all of it again, or none of it is left to do.
-    fn wait_until_taken_over(&self, held: &[(String, u64)]) {
-        wait_until("another goes on", || {
-            let effects = self.workload.effects();
-            let goes_on = |(execution, fence): &(String, u64)| {
-                let later =
-                    effects.iter().any(|it| it.execution == *execution && it.fence > *fence);
-                let ended =
-                    effects.iter().any(|it| it.execution == *execution && it.what == What::End);
-                later || ended
-            };
-            held.iter().all(goes_on).then_some(())
-        });
+    /// Whether others have begun all of it again.
+    fn goes_on(&self, held: &[(String, u64)]) -> bool {
+        let effects = self.workload.effects();
+        held.iter().all(|(execution, fence)| {
+            effects.iter().any(|it| it.execution == *execution && it.fence > *fence)
+        })
     }
 
-    /// Lets workers go, some at a time, in turn, until there are enough figures.
-    async fn measure(&mut self, go: impl Fn(&mut Self, usize) -> Instant) -> Vec<Duration> {
+    /// Lets workers go, some at a time, in turn, until there are enough figures: from when each
+    /// `is_gone` until others go on with all that it held.
+    async fn measure(&mut self, go: Signal, is_gone: fn(&Worker) -> bool) -> Vec<Duration> {
         let count = if is_soak() { 200 } else { 6 };
         let mut figures = Vec::new();
         for round in 0.. {
             let places: Vec<usize> = (0..GO).map(|n| (round * GO + n) % WORKERS).collect();
             let held = self.held(&places).await;
-            let gone: Vec<Instant> = places.iter().map(|place| go(self, *place)).collect();
-            for (place, since) in places.iter().zip(gone) {
-                self.wait_until_taken_over(&held[place]);
-                figures.push(since.elapsed());
+            for place in &places {
+                self.workers[*place].signal(go);
             }
+            let mut gone: BTreeMap<usize, Instant> = BTreeMap::new();
+            let mut left: BTreeSet<usize> = places.iter().copied().collect();
+            wait_until("others go on", || {
+                for place in left.clone() {
+                    if is_gone(&self.workers[place]) {
+                        gone.entry(place).or_insert_with(Instant::now);
+                    }
+                    if let Some(since) = gone.get(&place)
+                        && self.goes_on(&held[&place])
+                    {
+                        figures.push(since.elapsed());
+                        left.remove(&place);
+                    }
+                }
+                left.is_empty().then_some(())
+            });
             if figures.len() >= count {
                 break;
             }
             for place in places {
+                self.workers[place].wait();
                 self.workers[place] = self.worker(place);
             }
         }
@@ -149,14 +171,7 @@ fn say(what: &str, figures: &[Duration]) {
 
 async fn what_a_killed_worker_held_goes_on_after_its_ttl<S: Server>() {
     let mut crew = Crew::<S>::new().await;
-    let figures = crew
-        .measure(|crew, place| {
-            crew.workers[place].signal(Signal::KILL);
-            let since = Instant::now();
-            crew.workers[place].wait();
-            since
-        })
-        .await;
+    let figures = crew.measure(Signal::KILL, |_| true).await;
     say(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &figures);
     assert!(figures[0] > Duration::from_secs(5), "a lease that was just renewed is not taken");
     assert!(crew.lost("lost/lease_expired").await >= 3);
@@ -164,13 +179,8 @@ async fn what_a_killed_worker_held_goes_on_after_its_ttl<S: Server>() {
 
 async fn what_a_drained_worker_hands_back_goes_on_at_the_next_look<S: Server>() {
     let mut crew = Crew::<S>::new().await;
-    let figures = crew
-        .measure(|crew, place| {
-            crew.workers[place].signal(Signal::TERM);
-            crew.workers[place].wait_for("execution.handed_back");
-            Instant::now()
-        })
-        .await;
+    let is_gone = |worker: &Worker| worker.logged("execution.handed_back") > 0;
+    let figures = crew.measure(Signal::TERM, is_gone).await;
     say(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &figures);
     assert!(crew.lost("drained/-").await >= 3);
     assert_eq!(crew.lost("lost/lease_expired").await, 0, "no lease had to run out");

@@ -67,7 +67,7 @@ pub const LONG: &str = "long";
 const SCRIPT: &str = r#"
 say() { echo "$1 $ORCHESTRATOR_EXECUTION_ID $STEP $ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT $ORCHESTRATOR_IDEMPOTENCY_KEY" >> "$DIR/log"; }
 say start
-for tick in $(seq $TICKS); do sleep 0.1; say tick; done
+for tick in $(seq $TICKS); do sleep $PAUSE; say tick; done
 say end
 echo "$ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT"
 "#;
@@ -75,11 +75,17 @@ const FAILS_FIRST: &str = "mark=\"$DIR/$ORCHESTRATOR_EXECUTION_ID.$STEP\"; [ -e 
 
 pub struct Workload {
     dir: TempDir,
+    /// Ticks of the long step, and the seconds between two.
+    long: (u32, f64),
 }
 
 impl Workload {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a folder") }
+        Self::with_long(200, 0.1)
+    }
+
+    pub fn with_long(ticks: u32, pause: f64) -> Self {
+        Self { dir: tempfile::tempdir().expect("a folder"), long: (ticks, pause) }
     }
 
     /// Where the effects are written.
@@ -103,7 +109,7 @@ impl Workload {
 
     fn step(&self, (step, needs, kind): &(&str, &[&str], Kind)) -> String {
         let mode = if *kind == Kind::Parallel { "parallel" } else { "serial" };
-        let ticks = if *kind == Kind::Long { 200 } else { 6 };
+        let (ticks, pause) = if *kind == Kind::Long { self.long } else { (6, 0.1) };
         let (on_failure, retries, last) = match kind {
             Kind::Skipped => ("skip", 0, "exit 3"),
             Kind::Serial | Kind::Long | Kind::Parallel | Kind::Flaky => ("abort", 50, ""),
@@ -118,7 +124,7 @@ impl Workload {
     on_failure: {on_failure}
     retries: {retries}
     timeout: 10m
-    env: {{DIR: \"{dir}\", STEP: {step}, TICKS: {ticks}}}
+    env: {{DIR: \"{dir}\", STEP: {step}, TICKS: {ticks}, PAUSE: {pause}}}
     shell: |
       {script}"
         )
