@@ -337,7 +337,7 @@ mod tests {
             (own.to_string(), Holder::Owner("a".into()), None),
             (pod().to_string(), Holder::Owner("a".into()), None),
         ] {
-            let held = Held { uid, by, ..held(Some(1)) };
+            let held = Held { by, uid, ..held(Some(1)) };
             let due = Observations::default().observe(now, now, TTL, &own, &[held], |_, _| false);
             assert_eq!(due.first().map(|it| it.cause), expected);
         }
