@@ -19,6 +19,7 @@ mod backlog;
 mod doctor;
 mod guard;
 mod locked;
+mod migration;
 mod network;
 mod odd;
 mod prepared;
@@ -220,6 +221,12 @@ on_both! {
         what_is_handed_back_or_retried_is_not_the_orchestrators
         workers_and_operators_go_on_as_without_it
         the_grants_that_are_printed_are_all_that_a_worker_needs
+    }
+    migration {
+        what_an_orchestrator_has_made_is_added_to_and_it_goes_on
+        two_migrations_beside_an_orchestrator_do_each_step_once
+        the_way_back_leaves_an_orchestrators_tables_as_they_were
+        an_orchestrator_is_not_kept_waiting_while_its_tables_are_migrated
     }
     locked {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed
