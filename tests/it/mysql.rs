@@ -18,6 +18,7 @@ use crate::contract::{Row, Subject};
 mod backlog;
 mod doctor;
 mod guard;
+pub mod least;
 mod locked;
 mod migration;
 mod network;
@@ -221,6 +222,11 @@ on_both! {
         what_is_handed_back_or_retried_is_not_the_orchestrators
         workers_and_operators_go_on_as_without_it
         the_grants_that_are_printed_are_all_that_a_worker_needs
+    }
+    least {
+        the_printed_grants_are_those_that_this_contract_runs_under
+        what_a_worker_does_not_do_is_forbidden_to_its_user
+        a_retention_lets_a_worker_delete_history_and_nothing_else
     }
     migration {
         what_an_orchestrator_has_made_is_added_to_and_it_goes_on
