@@ -260,6 +260,7 @@ on_both! {
     odd {
         the_reaper_spares_living_leases_under_every_sql_mode
         a_status_in_other_letters_is_met_like_any_other
+        a_worker_at_work_takes_nothing_more_from_tables_that_need_a_newer_one
     }
     races {
         a_success_that_is_committed_during_a_takeover_is_not_run_again
