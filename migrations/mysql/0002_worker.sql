@@ -39,6 +39,14 @@ ALTER TABLE workflow_step_executions
   ADD COLUMN ow_key_gen INT UNSIGNED NOT NULL DEFAULT 0,
   ALGORITHM=INSTANT;
 
+-- A version of the orchestrator that has no foreign keys has no key here either, and keeps ids as
+-- LONGTEXT: each look at an execution's steps would read all steps there are.
+-- step: add the key ow_execution to workflow_step_executions
+-- unless: lead workflow_step_executions.execution_id
+ALTER TABLE workflow_step_executions
+  ADD KEY ow_execution (execution_id(36)),
+  ALGORITHM=INPLACE, LOCK=NONE;
+
 -- step: add the worker's columns and the key ow_expires to distributed_locks
 -- unless: column distributed_locks.ow_fence
 ALTER TABLE distributed_locks

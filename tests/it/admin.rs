@@ -2,7 +2,9 @@
 //!
 //! **Invariant:** every story asks a real worker over HTTP.
 
+mod later;
 mod metrics;
+mod versions;
 mod waiting;
 
 use std::{fs, path::PathBuf};

@@ -18,7 +18,9 @@ use crate::contract::{Row, Subject};
 mod backlog;
 mod doctor;
 mod guard;
+pub mod least;
 mod locked;
+mod migration;
 mod network;
 mod odd;
 mod prepared;
@@ -227,6 +229,17 @@ on_both! {
         workers_and_operators_go_on_as_without_it
         the_grants_that_are_printed_are_all_that_a_worker_needs
     }
+    least {
+        the_printed_grants_are_those_that_this_contract_runs_under
+        what_a_worker_does_not_do_is_forbidden_to_its_user
+        a_retention_lets_a_worker_delete_history_and_nothing_else
+    }
+    migration {
+        what_an_orchestrator_has_made_is_added_to_and_it_goes_on
+        two_migrations_beside_an_orchestrator_do_each_step_once
+        the_way_back_leaves_an_orchestrators_tables_as_they_were
+        an_orchestrator_is_not_kept_waiting_while_its_tables_are_migrated
+    }
     locked {
         one_locked_step_row_keeps_no_other_execution_from_being_claimed
         a_locked_template_row_keeps_no_other_template_from_being_claimed_or_taken_over
@@ -253,6 +266,7 @@ on_both! {
     odd {
         the_reaper_spares_living_leases_under_every_sql_mode
         a_status_in_other_letters_is_met_like_any_other
+        a_worker_at_work_takes_nothing_more_from_tables_that_need_a_newer_one
     }
     races {
         a_success_that_is_committed_during_a_takeover_is_not_run_again

@@ -5,6 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sqlx::mysql::MySqlRow;
+
 use super::{
     errors::Fault,
     rows,
@@ -47,8 +49,12 @@ pub(super) async fn of(session: &mut Session) -> Result<Arc<Facts>, Fault> {
 /// Refuses tables that need a newer worker.
 pub(super) async fn check_version(session: &mut Session) -> Result<(), Fault> {
     let row = session.row(fixed("SELECT oldest_reader FROM ow_meta WHERE id=1")).await?;
-    let row = row.ok_or(Fault::NotMigrated)?;
-    let needed = i32::try_from(rows::number(&row, 0)?.unwrap_or(0)).unwrap_or(i32::MAX);
+    refuse_too_new(&row.ok_or(Fault::NotMigrated)?, 0)
+}
+
+/// In this column stands the oldest schema whose workers may use the tables.
+fn refuse_too_new(row: &MySqlRow, column: usize) -> Result<(), Fault> {
+    let needed = i32::try_from(rows::number(row, column)?.unwrap_or(0)).unwrap_or(i32::MAX);
     if needed > SCHEMA {
         return Err(Fault::TooNew { needed, known: SCHEMA });
     }
@@ -136,14 +142,17 @@ pub(super) enum Standing {
 }
 
 /// Q: is this the primary of before, for the database and for this process? If it is not, the new one
-/// is recorded, after a ROLLBACK.
+/// is recorded, after a ROLLBACK. Refuses tables that have come to need a newer worker since they were
+/// first met: nothing more is taken from them, and what this one holds it brings to its end.
 pub(super) async fn same_primary(session: &mut Session) -> Result<Standing, Fault> {
     let identity = session.server.identity.clone();
     let ask = fixed(
         "SELECT CAST(identity = ? AS SIGNED), \
-         CAST(since <= UTC_TIMESTAMP(6) - INTERVAL 60 SECOND AS SIGNED) FROM ow_primary WHERE id=1",
+         CAST(since <= UTC_TIMESTAMP(6) - INTERVAL 60 SECOND AS SIGNED), \
+         (SELECT oldest_reader FROM ow_meta WHERE id=1) FROM ow_primary WHERE id=1",
     );
     let row = session.row(ask.bind(&identity)).await?.ok_or(Fault::NotMigrated)?;
+    refuse_too_new(&row, 2)?;
     if rows::number(&row, 0)? != Some(1) {
         session.rollback().await?;
         let record = fixed(

@@ -9,7 +9,7 @@ use orchestrator_worker::{
     },
     ports::{
         control::{Cancelled, Control},
-        executions::{ExecutionStore, HandBack},
+        executions::{ExecutionStore, HandBack, StoreError},
     },
 };
 use secrecy::SecretString;
@@ -73,4 +73,30 @@ pub async fn a_status_in_other_letters_is_met_like_any_other<S: Server>() {
     assert_eq!(taken.lease.execution, going_on);
     assert_eq!(world.held(&ended).await, None, "it does not come back at every look");
     assert_eq!(world.steps(&ended, &["one", "two"]).await, ["failed", "skipped"]);
+}
+
+pub async fn a_worker_at_work_takes_nothing_more_from_tables_that_need_a_newer_one<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let template = world.apply(&workflow("w", chain(&["one"]))).await;
+    let held = world.submit(&template).await;
+    let claim = claim_one(&world.a, "a").await;
+    let waits = world.submit(&template).await;
+    world.subject.exec("UPDATE ow_meta SET version=2, oldest_reader=2").await;
+    let too_new = |error: StoreError| {
+        assert!(matches!(&error, StoreError::NotReady(_)), "{error:?}");
+        assert!(error.to_string().contains("schema 2"), "{error}");
+    };
+    too_new(world.a.claim(&who("a"), 10).await.expect_err("a claim"));
+    too_new(world.a.survey().await.expect_err("a survey"));
+    assert_eq!(world.status(&waits).await, "pending");
+
+    let lease = std::slice::from_ref(&claim.lease);
+    assert_eq!(world.a.renew(TTL, Beat(2), lease).await, Ok(vec![Renewal::Held]));
+    let returned = HandBack { lease: claim.lease.clone(), drained: Vec::new() };
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())], "what it holds it may let go of");
+
+    world.subject.exec("UPDATE ow_meta SET oldest_reader=1").await;
+    assert_eq!(claim_one(&world.a, "a").await.lease.execution, waits);
+    let taken = only(world.b_takes_over(&held, Cause::Released).await);
+    assert_eq!(taken.lease.execution, held);
 }
