@@ -17,6 +17,7 @@ pub use stores::{Stores, connect, open};
 use std::{io, path::PathBuf};
 
 use crate::{
+    adapters::mysql::PasswordFileError,
     admin::AdminError,
     ports::{control::ControlError, executions::StoreError},
     telemetry::TelemetryError,
@@ -30,6 +31,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    PasswordFile(#[from] PasswordFileError),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]

@@ -59,6 +59,7 @@ mod facts;
 mod live;
 mod locks;
 mod oddities;
+mod password;
 mod release;
 mod renew;
 mod retention;
@@ -75,12 +76,15 @@ mod tidy;
 mod work;
 
 pub use address::Tls;
+pub use password::{PasswordFile, PasswordFileError};
 
 /// How to reach a database, and with how many connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `mysql://user:password@host:3306/database`
     pub url: SecretString,
+    /// Where the password stands, in place of one in the URL; read at every connect.
+    pub password_file: Option<PasswordFile>,
     pub tls: Tls,
     /// Connections for renewals alone.
     pub lease_lanes: usize,
@@ -97,6 +101,7 @@ impl Settings {
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
+            password_file: None,
             tls: Tls::VerifyIdentity,
             lease_lanes: 2,
             work_lanes: 4,
@@ -126,7 +131,7 @@ impl MySqlStore {
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::new());
         let entrance = Entrance {
-            address: Address::try_new(&settings.url, settings.tls)?,
+            address: Address::try_new(&settings.url, settings.password_file, settings.tls)?,
             purpose: Purpose::Work,
             time_offset: time_offset(&settings.time_offset)?,
             single_writer: settings.single_writer,

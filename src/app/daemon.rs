@@ -127,6 +127,7 @@ impl Daemon {
             AppError::Control(ControlError::NotMigrated | ControlError::TooNew { .. }) => {
                 return true;
             }
+            AppError::PasswordFile(_) => return self.config.in_pod,
             AppError::Store(error) | AppError::Control(ControlError::Store(error)) => error,
             _ => return false,
         };

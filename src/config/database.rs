@@ -35,6 +35,8 @@ pub enum Sqlite {
 #[derive(Clone, Debug)]
 pub struct MySql {
     pub url: SecretString,
+    /// Holds the password, which is not in the URL then.
+    pub password_file: Option<PathBuf>,
     /// `host:port/name`, for people.
     pub server: String,
     /// A name, or an address without brackets.
@@ -67,9 +69,14 @@ impl fmt::Display for Store {
 }
 
 const KEY: &str = "database.url";
+const PASSWORD_FILE: &str = "database.password_file";
 
 pub(super) fn store(layers: &Layers, around: &Surroundings) -> Result<Store, ConfigError> {
     let Some(text) = layers.settings.database.url.as_deref() else {
+        if layers.settings.database.password_file.is_some() {
+            let problem = "is the password of a database that nobody names; set database.url too";
+            return Err(ConfigError::invalid(&layers.origins, PASSWORD_FILE, problem));
+        }
         if around.in_pod() {
             return Err(ConfigError::NoDatabase);
         }
@@ -114,6 +121,7 @@ fn mysql(text: &str, layers: &Layers) -> Result<MySql, ConfigError> {
         server: format!("{host}:{port}/{name}"),
         host: host.trim_matches(['[', ']']).to_owned(),
         port,
+        password_file: password_file(&url, layers)?,
         tls: tls(&database.tls, origins)?,
         url: SecretString::from(url.to_string()),
         lease_lanes: check::number(origins, "database.pool.lease", database.pool.lease, 1..=64)?,
@@ -141,6 +149,25 @@ fn mysql_url(text: &str) -> Result<Url, &'static str> {
         name if name.contains('/') => Err("names a path where one database is expected: .../NAME"),
         _ => Ok(url),
     }
+}
+
+/// One password too many is refused: nobody could say which one counts.
+fn password_file(url: &Url, layers: &Layers) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(path) = &layers.settings.database.password_file else { return Ok(None) };
+    let invalid = |problem: String| ConfigError::invalid(&layers.origins, PASSWORD_FILE, problem);
+    if path.is_empty() || path.contains('\0') {
+        return Err(invalid(format!("is {path:?}; give the path of a file")));
+    }
+    if url.password().is_some_and(|password| !password.is_empty()) {
+        let holder = match layers.origins.name(KEY) {
+            Some(variable) if variable.starts_with("DB_") => "DB_PASSWORD".into(),
+            _ => format!("{KEY} ({})", layers.origins.of(KEY)),
+        };
+        return Err(invalid(format!(
+            "names a file with the password, and {holder} holds one too; take one of them away"
+        )));
+    }
+    Ok(Some(path.into()))
 }
 
 fn tls(word: &str, origins: &Origins) -> Result<Tls, ConfigError> {

@@ -109,6 +109,8 @@ level!(Poison { claims: u32 = 10 });
 
 level!(Database {
     url: Option<String> = None,
+    /// The password of the URL's user, read at every connect; none stands in the URL then.
+    password_file: Option<String> = None,
     tls: String = "verify_identity".into(),
     time_offset: String = "+00:00".into(),
     single_writer: bool = false,

@@ -3,6 +3,7 @@
 //! **Invariant:** every story asks a real worker over HTTP.
 
 mod metrics;
+mod password;
 mod waiting;
 
 use std::{fs, path::PathBuf};

@@ -187,6 +187,35 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_key_and_its_place() {
 }
 
 #[test]
+fn a_password_file_that_holds_no_password_is_a_wrong_configuration() {
+    let folder = Folder::with(&[("empty", "\n")]);
+    let path = folder.0.path().join("empty").display().to_string();
+    let missing = folder.0.path().join("missing").display().to_string();
+    for (path, says) in [
+        (
+            path,
+            "DIR/empty (database.password_file) is empty; write the MySQL user's password into it",
+        ),
+        (
+            missing,
+            "DIR/missing (database.password_file) cannot be read (No such file or directory (os \
+             error 2)); put it there, or let this process's user read it",
+        ),
+    ] {
+        for line in
+            ["list", "migrate", "run --until-idle --admin-listen off", "run --admin-listen off"]
+        {
+            // Nobody is asked there.
+            let line = format!("--database-url mysql://u@127.0.0.1:1/x {line}");
+            let mut command = folder.command(&line);
+            command.env("ORCHESTRATOR_WORKER__DATABASE__PASSWORD_FILE", &path);
+            let sentence = folder.sentence(&refused(&mut command, 78));
+            assert_eq!(sentence, format!("the password file {says}"), "{line}");
+        }
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_refused_with_what_was_perhaps_meant() {
     let folder = Folder::new();
     for (line, says) in [

@@ -3,7 +3,7 @@
 //! **Invariant:** each test has a database of its own and drops it; a server that is not named is a
 //! failure, never a skip.
 
-use std::marker::PhantomData;
+use std::{collections::BTreeSet, marker::PhantomData};
 
 use async_trait::async_trait;
 use orchestrator_worker::adapters::mysql::{MySqlStore, Settings};
@@ -108,6 +108,25 @@ impl<S: Server> Database<S> {
     /// Of the user that [`Self::user`] makes; a name may have 32 characters.
     pub fn user_name(&self) -> &str {
         &self.name[..32]
+    }
+
+    /// The ids of the connections of the user that [`Self::user`] makes.
+    pub async fn users_connections(&self) -> BTreeSet<String> {
+        let of = |row: &Row, name: &str| row[name].clone().unwrap_or_default();
+        let all = self.rows("SHOW PROCESSLIST").await;
+        let own = all.iter().filter(|row| of(row, "User") == self.user_name());
+        own.map(|row| of(row, "Id")).collect()
+    }
+
+    /// Ends them; returns which.
+    pub async fn kill_users_connections(&self) -> BTreeSet<String> {
+        let all = self.users_connections().await;
+        let mut stranger = self.stranger.lock().await;
+        for id in &all {
+            // One may have ended by itself meanwhile (1094).
+            raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut *stranger).await.ok();
+        }
+        all
     }
 
     pub async fn open(&self, address: Option<std::net::SocketAddr>) -> MySqlStore {

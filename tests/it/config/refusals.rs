@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 52] = [
+const IN_THE_FILE: [(&str, &str); 54] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -161,6 +161,14 @@ const IN_THE_FILE: [(&str, &str); 52] = [
     (
         "database: {single_writer: perhaps}",
         r#"database.single_writer (from orchestrator-worker.yaml) is "perhaps"; give true or false"#,
+    ),
+    (
+        "database: {password_file: /secrets/password}",
+        "database.password_file (from orchestrator-worker.yaml) is the password of a database that nobody names; set database.url too",
+    ),
+    (
+        "database: {url: 'mysql://u@db/x', password_file: ''}",
+        r#"database.password_file (from orchestrator-worker.yaml) is ""; give the path of a file"#,
     ),
     (
         "database: {url: 'mysql://u@db/x', tls: off}",
