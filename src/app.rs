@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** this is the only place that names a concrete store or runner.
 
+mod circumstances;
 mod daemon;
 mod logs;
 mod reach;
@@ -33,6 +34,8 @@ pub enum AppError {
     Control(#[from] ControlError),
     #[error(transparent)]
     PasswordFile(#[from] PasswordFileError),
+    #[error("database.time_offset does not fit: {0}")]
+    WrongZone(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]

@@ -24,7 +24,7 @@ use super::lane::{Lanes, LanesSettings};
 use crate::{
     domain::{
         definition::Definition,
-        doctor::{self, Stored},
+        doctor::{self, Circumstances, Stored},
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
@@ -298,6 +298,10 @@ impl Control for MySqlStore {
 
     async fn examine(&self) -> doctor::Facts {
         control::examine(&self.work).await
+    }
+
+    async fn circumstances(&self) -> Result<Circumstances, ControlError> {
+        Ok(control::circumstances(&self.work).await?)
     }
 
     async fn templates(&self) -> Result<Vec<Stored>, ControlError> {

@@ -18,13 +18,13 @@ mod schema;
 mod server;
 mod templates;
 
-pub use clock::Clock;
+pub use clock::{Clock, wrong_zone};
 pub use export::{Export, export};
 pub use locks::RoundTrip;
 pub use rights::{DELETED, Rights, Verb, grants};
 pub use rows::Rows;
 pub use schema::{Tables, names};
-pub use server::{MySql, Server, Statements};
+pub use server::{Caution, CautionKind, MySql, Server, Statements, cautions};
 pub use templates::{Stored, template};
 
 /// All that a store tells about itself.
@@ -35,6 +35,14 @@ pub struct Facts {
     pub clock: Answer<Clock>,
     pub round_trip: Answer<RoundTrip>,
     pub rows: Answer<Rows>,
+}
+
+/// What a worker looks at once, before it begins.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    pub server: Server,
+    /// As in [`Clock`].
+    pub orchestrator_ms: Option<i64>,
 }
 
 pub type Answer<T> = Result<T, Unanswered>;

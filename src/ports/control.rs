@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::executions::StoreError;
 use crate::domain::{
     definition::Definition,
-    doctor::{self, Stored, Unanswered},
+    doctor::{self, Circumstances, Stored, Unanswered},
     execution::ExecutionState,
     explain::Facts,
     id::{ExecutionId, StepId, TemplateId},
@@ -46,6 +46,9 @@ pub trait Control: Send + Sync + 'static {
     /// All that `doctor` goes by, each part for itself: what cannot be asked hinders no other. Takes
     /// a lock of its own, gives it back, and leaves nothing behind.
     async fn examine(&self) -> doctor::Facts;
+
+    /// What a worker looks at before it begins; tables have to be there.
+    async fn circumstances(&self) -> Result<Circumstances, ControlError>;
 
     /// Every stored template, by name.
     async fn templates(&self) -> Result<Vec<Stored>, ControlError>;

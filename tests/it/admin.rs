@@ -5,6 +5,7 @@
 mod metrics;
 mod password;
 mod waiting;
+mod warnings;
 
 use std::{fs, path::PathBuf};
 

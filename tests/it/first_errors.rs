@@ -47,11 +47,14 @@ impl Folder {
         self.sentence(&refused(&mut self.command(line), exit))
     }
 
-    /// The error alone, with the folder's name taken out.
+    /// The error alone, with the folder's name taken out, and without a worker's warnings of a server
+    /// of tests, which writes nothing through.
     fn sentence(&self, ended: &Ended) -> String {
         let here = self.0.path().display().to_string();
         let note = format!("note: no database is configured: using the SQLite file {here}/");
-        let told = ended.stderr.lines().filter(|line| !line.starts_with(&note));
+        let is_warning = |line: &str| line.contains("event=\"database.warning\"");
+        let told = ended.stderr.lines();
+        let told = told.filter(|line| !line.starts_with(&note) && !is_warning(line));
         let lines: Vec<String> = told.map(|line| line.replace(&here, "DIR")).collect();
         let sentence = lines.join("\n");
         sentence.strip_prefix("error: ").unwrap_or_else(|| panic!("{sentence:?}")).to_owned()

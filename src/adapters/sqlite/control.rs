@@ -26,7 +26,7 @@ use crate::{
     adapters::lane::{Lanes, LanesSettings},
     domain::{
         definition::Definition,
-        doctor::{Facts as Examined, Stored},
+        doctor::{Circumstances, Facts as Examined, Stored},
         explain::Facts,
         id::ExecutionId,
     },
@@ -99,6 +99,10 @@ impl Control for SqliteStore {
 
     async fn examine(&self) -> Examined {
         doctor::examine(self).await
+    }
+
+    async fn circumstances(&self) -> Result<Circumstances, ControlError> {
+        doctor::circumstances(self).await
     }
 
     async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
