@@ -30,6 +30,7 @@ use crate::{
         explain::Facts,
         id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
+        lock_table::LockTable,
         recovery::{Held, TakeOver},
     },
     ports::{
@@ -94,6 +95,7 @@ pub struct Settings {
     pub time_offset: String,
     /// The database is a cluster, and all workers write to the same member of it.
     pub single_writer: bool,
+    pub lock_table: LockTable,
 }
 
 impl Settings {
@@ -107,6 +109,7 @@ impl Settings {
             work_lanes: 4,
             time_offset: "+00:00".into(),
             single_writer: false,
+            lock_table: LockTable::default(),
         }
     }
 }
@@ -129,7 +132,7 @@ pub struct MySqlStore {
 impl MySqlStore {
     /// Connects once, to say at once what is wrong; the tables need not be there yet.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(settings.lock_table));
         let entrance = Entrance {
             address: Address::try_new(&settings.url, settings.password_file, settings.tls)?,
             purpose: Purpose::Work,
@@ -326,8 +329,8 @@ impl Control for MySqlStore {
         }
     }
 
-    fn clean_locks_sql(&self) -> &'static str {
-        control::CLEAN
+    fn clean_locks_sql(&self) -> String {
+        self.shared.lock_table.named(control::CLEAN).into_owned()
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {

@@ -79,5 +79,6 @@ fn mysql_settings(mysql: &MySql) -> mysql::Settings {
         work_lanes: mysql.work_lanes,
         time_offset: mysql.time_offset.clone(),
         single_writer: mysql.single_writer,
+        lock_table: mysql.lock_table.clone(),
     }
 }

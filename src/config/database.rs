@@ -13,6 +13,7 @@ use super::{
     ConfigError, Surroundings, check,
     layers::{Layers, Origins},
 };
+use crate::domain::lock_table::LockTable;
 
 /// Where executions are kept.
 #[derive(Clone, Debug)]
@@ -47,6 +48,7 @@ pub struct MySql {
     pub work_lanes: usize,
     pub time_offset: String,
     pub single_writer: bool,
+    pub lock_table: LockTable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +71,18 @@ impl fmt::Display for Store {
 }
 
 const KEY: &str = "database.url";
+const LOCK_TABLE: &str = "lock.table";
 const PASSWORD_FILE: &str = "database.password_file";
 
 pub(super) fn store(layers: &Layers, around: &Surroundings) -> Result<Store, ConfigError> {
+    let store = any_store(layers, around)?;
+    if let Store::Sqlite(_) = store {
+        usual_lock_table(layers)?;
+    }
+    Ok(store)
+}
+
+fn any_store(layers: &Layers, around: &Surroundings) -> Result<Store, ConfigError> {
     let Some(text) = layers.settings.database.url.as_deref() else {
         if layers.settings.database.password_file.is_some() {
             let problem = "is the password of a database that nobody names; set database.url too";
@@ -128,6 +139,7 @@ fn mysql(text: &str, layers: &Layers) -> Result<MySql, ConfigError> {
         work_lanes: check::number(origins, "database.pool.work", database.pool.work, 1..=64)?,
         time_offset: time_offset(&database.time_offset, origins)?,
         single_writer: database.single_writer,
+        lock_table: lock_table(layers)?,
     })
 }
 
@@ -168,6 +180,22 @@ fn password_file(url: &Url, layers: &Layers) -> Result<Option<PathBuf>, ConfigEr
         )));
     }
     Ok(Some(path.into()))
+}
+
+fn lock_table(layers: &Layers) -> Result<LockTable, ConfigError> {
+    let name = &layers.settings.lock.table;
+    LockTable::try_new(name).map_err(|error| {
+        ConfigError::invalid(&layers.origins, LOCK_TABLE, format!("is {name:?}; {error}"))
+    })
+}
+
+/// Nobody but this program has tables in an SQLite file.
+fn usual_lock_table(layers: &Layers) -> Result<(), ConfigError> {
+    if lock_table(layers)?.is_usual() {
+        return Ok(());
+    }
+    let problem = "is of MySQL databases, and this is an SQLite one; leave it out";
+    Err(ConfigError::invalid(&layers.origins, LOCK_TABLE, problem))
 }
 
 fn tls(word: &str, origins: &Origins) -> Result<Tls, ConfigError> {

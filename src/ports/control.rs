@@ -61,7 +61,7 @@ pub trait Control: Send + Sync + 'static {
     async fn clean_locks(&self, dry_run: bool) -> Result<u64, ControlError>;
 
     /// The statement of [`Control::clean_locks`], for people.
-    fn clean_locks_sql(&self) -> &'static str;
+    fn clean_locks_sql(&self) -> String;
 
     /// Workers that hold a live lease, by name.
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError>;

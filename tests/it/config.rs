@@ -133,7 +133,7 @@ slots: 7
 poll_interval: 250ms
 drain_deadline: 5m
 state_dir: /var/steps
-lock: {ttl: 20s, renew_every: 4s}
+lock: {ttl: 20s, renew_every: 4s, table: locks}
 claim: {batch: 3, unknown_after: 1h}
 step: {at_once: 5, backoff: {base: 2s, cap: 30s}}
 shell:
@@ -169,6 +169,7 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
         ("STATE_DIR", "/var/steps"),
         ("LOCK__TTL", "20s"),
         ("LOCK__RENEW_EVERY", "4s"),
+        ("LOCK__TABLE", "locks"),
         ("CLAIM__BATCH", "3"),
         ("CLAIM__UNKNOWN_AFTER", "1h"),
         ("STEP__AT_ONCE", "5"),
@@ -236,6 +237,7 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
     let Store::MySql(mysql) = &by_file.store else { panic!("not MySQL: {:?}", by_file.store) };
     assert_eq!(mysql.server, "db.example:3307/orchestrator");
     assert_eq!((mysql.host.as_str(), mysql.port), ("db.example", 3307));
+    assert_eq!(mysql.lock_table.as_str(), "locks");
     assert_eq!(mysql.password_file, Some(PathBuf::from("/secrets/password")));
     assert_eq!((mysql.tls, mysql.time_offset.as_str()), (Tls::Insecure, "-03:30"));
     assert_eq!((mysql.lease_lanes, mysql.work_lanes, mysql.single_writer), (1, 9, true));

@@ -303,3 +303,4 @@ contract!(on_sqlite_file, crate::contract::sqlite::File);
 contract!(on_sqlite_memory, crate::contract::sqlite::Memory);
 contract!(on_mysql, crate::mysql::Database<crate::mysql::MySql>);
 contract!(on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>);
+contract!(on_mysql_renamed, crate::mysql::renamed::Renamed<crate::mysql::MySql>);

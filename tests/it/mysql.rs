@@ -23,6 +23,7 @@ mod network;
 mod odd;
 mod prepared;
 mod races;
+pub mod renamed;
 mod renewal;
 mod takeover;
 
@@ -325,6 +326,10 @@ on_both! {
         one_locked_lock_row_costs_no_other_lease
         a_gone_lock_row_whose_execution_is_locked_costs_no_other_lease
         a_gone_lock_row_that_cannot_be_put_back_costs_no_other_lease
+    }
+    renamed {
+        doctor_and_grants_name_the_lock_table_as_it_is_called
+        a_table_of_the_usual_name_beside_it_is_left_alone
     }
     takeover {
         an_execution_that_cannot_be_taken_over_is_failed_with_all_that_is_open_of_it

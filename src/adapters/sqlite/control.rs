@@ -121,8 +121,8 @@ impl Control for SqliteStore {
         self.command(|c| Box::pin(release::reap(c, u32::MAX))).await
     }
 
-    fn clean_locks_sql(&self) -> &'static str {
-        locks::CLEAN
+    fn clean_locks_sql(&self) -> String {
+        locks::CLEAN.into()
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {

@@ -15,6 +15,7 @@ fn view() -> View {
         unknown_after: 600 * SECOND,
         retention: false,
         time_offset: Some("+00:00".into()),
+        lock_table: LockTable::default(),
     }
 }
 

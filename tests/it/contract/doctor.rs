@@ -8,6 +8,7 @@ use orchestrator_worker::{
         doctor::{Facts, Finding, Repaired, Repairs, Verdict, View, diagnose, repairs, template},
         eligibility::Backlog,
         intake::Supported,
+        lock_table::LockTable,
     },
     ports::{control::Control, executions::ExecutionStore},
 };
@@ -21,6 +22,7 @@ pub fn view() -> View {
         unknown_after: HOUR,
         retention: false,
         time_offset: Some("+00:00".into()),
+        lock_table: LockTable::default(),
     }
 }
 
