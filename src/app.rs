@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** this is the only place that names a concrete store or runner.
 
+mod circumstances;
 mod daemon;
 mod logs;
 mod reach;
@@ -17,6 +18,7 @@ pub use stores::{Stores, connect, open};
 use std::{io, path::PathBuf};
 
 use crate::{
+    adapters::mysql::PasswordFileError,
     admin::AdminError,
     ports::{control::ControlError, executions::StoreError},
     telemetry::TelemetryError,
@@ -30,6 +32,10 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    PasswordFile(#[from] PasswordFileError),
+    #[error("database.time_offset does not fit: {0}")]
+    WrongZone(String),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]

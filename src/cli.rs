@@ -59,7 +59,8 @@ Settings come from a YAML file (--config, else ./orchestrator-worker.yaml, else
 /etc/orchestrator-worker/config.yaml), then from variables such as
 ORCHESTRATOR_WORKER__LOCK__TTL=30s, then from flags. DATABASE_URL, the variables
 DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME, RUST_LOG, NO_COLOR and
-OTEL_* are understood too.";
+OTEL_* are understood too. A password of MySQL may stand in a file of its own,
+which is read at every connect: ORCHESTRATOR_WORKER__DATABASE__PASSWORD_FILE.";
 
 /// Runs the workflows of an orchestrator's database, exactly as recorded.
 #[derive(Clone, Debug, Parser)]

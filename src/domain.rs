@@ -16,6 +16,7 @@ pub mod id;
 pub mod intake;
 pub mod key;
 pub mod lease;
+pub mod lock_table;
 pub mod plan;
 pub mod pod;
 pub mod recovery;

@@ -108,6 +108,8 @@ pub struct Instruments {
     pub slots: Family<ByState, Gauge>,
     pub db_operation_duration: Family<ByOperation, Histogram, Buckets>,
     pub db_errors: Family<ByKind, Counter>,
+    /// Of the database; see `doctor`.
+    pub database_warnings: Family<ByKind, Gauge>,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -166,6 +168,11 @@ impl Instruments {
                 metric
             },
             db_errors: counter_family(r, "db_errors", "Calls of the store that failed"),
+            database_warnings: gauge_family(
+                r,
+                "database_warnings",
+                "1: this was so when the worker began; see `doctor`",
+            ),
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),
             drain_abandoned: counter(r, "drain_abandoned", "Executions not handed back in time"),

@@ -24,12 +24,13 @@ use super::lane::{Lanes, LanesSettings};
 use crate::{
     domain::{
         definition::Definition,
-        doctor::{self, Stored},
+        doctor::{self, Circumstances, Stored},
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
         id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
+        lock_table::LockTable,
         recovery::{Held, TakeOver},
     },
     ports::{
@@ -59,6 +60,7 @@ mod facts;
 mod live;
 mod locks;
 mod oddities;
+mod password;
 mod release;
 mod renew;
 mod retention;
@@ -75,12 +77,15 @@ mod tidy;
 mod work;
 
 pub use address::Tls;
+pub use password::{PasswordFile, PasswordFileError};
 
 /// How to reach a database, and with how many connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `mysql://user:password@host:3306/database`
     pub url: SecretString,
+    /// Where the password stands, in place of one in the URL; read at every connect.
+    pub password_file: Option<PasswordFile>,
     pub tls: Tls,
     /// Connections for renewals alone.
     pub lease_lanes: usize,
@@ -90,6 +95,7 @@ pub struct Settings {
     pub time_offset: String,
     /// The database is a cluster, and all workers write to the same member of it.
     pub single_writer: bool,
+    pub lock_table: LockTable,
 }
 
 impl Settings {
@@ -97,11 +103,13 @@ impl Settings {
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
+            password_file: None,
             tls: Tls::VerifyIdentity,
             lease_lanes: 2,
             work_lanes: 4,
             time_offset: "+00:00".into(),
             single_writer: false,
+            lock_table: LockTable::default(),
         }
     }
 }
@@ -124,9 +132,9 @@ pub struct MySqlStore {
 impl MySqlStore {
     /// Connects once, to say at once what is wrong; the tables need not be there yet.
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(settings.lock_table));
         let entrance = Entrance {
-            address: Address::try_new(&settings.url, settings.tls)?,
+            address: Address::try_new(&settings.url, settings.password_file, settings.tls)?,
             purpose: Purpose::Work,
             time_offset: time_offset(&settings.time_offset)?,
             single_writer: settings.single_writer,
@@ -295,6 +303,10 @@ impl Control for MySqlStore {
         control::examine(&self.work).await
     }
 
+    async fn circumstances(&self) -> Result<Circumstances, ControlError> {
+        Ok(control::circumstances(&self.work).await?)
+    }
+
     async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
         Ok(control::templates(&self.work).await?)
     }
@@ -317,8 +329,8 @@ impl Control for MySqlStore {
         }
     }
 
-    fn clean_locks_sql(&self) -> &'static str {
-        control::CLEAN
+    fn clean_locks_sql(&self) -> String {
+        self.shared.lock_table.named(control::CLEAN).into_owned()
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AppError, Stores, runners::runners, state_dir::StateDir, stores};
+use super::{AppError, Stores, circumstances, runners::runners, state_dir::StateDir, stores};
 use crate::{
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
@@ -95,7 +95,7 @@ impl Daemon {
             // What is dropped here are requests to tasks that own the connections.
             let opened = tokio::select! {
                 () = self.wishes.drain.cancelled() => return Ok(None),
-                opened = stores::open(&self.config.store) => opened,
+                opened = self.open_once() => opened,
             };
             let error = match opened {
                 Ok(stores) => {
@@ -119,14 +119,23 @@ impl Daemon {
         unreachable!("the loop ends by its returns")
     }
 
+    async fn open_once(&self) -> Result<Stores, AppError> {
+        let stores = stores::open(&self.config.store).await?;
+        circumstances::look(&stores, &self.config.store, &self.instruments).await?;
+        Ok(stores)
+    }
+
     /// Whether an error passes without anybody at this terminal. In a pod even what a person must
     /// mend is waited for, because a restart would mend nothing.
     fn waits_for(&self, error: &AppError) -> bool {
         let store = match error {
             _ if self.until_idle => return false,
+            // It is about rows, which may be gone in a moment, as much as about the setting.
+            AppError::WrongZone(_) => return true,
             AppError::Control(ControlError::NotMigrated | ControlError::TooNew { .. }) => {
                 return true;
             }
+            AppError::PasswordFile(_) => return self.config.in_pod,
             AppError::Store(error) | AppError::Control(ControlError::Store(error)) => error,
             _ => return false,
         };

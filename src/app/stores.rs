@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::AppError;
 use crate::{
     adapters::{
-        mysql::{self, MySqlStore},
+        mysql::{self, MySqlStore, PasswordFile},
         sqlite::{self, SqlitePath, SqliteStore},
     },
     config::{MySql, Sqlite, Store, Tls},
     ports::{
         control::{Control, Filter},
-        executions::{ExecutionStore, StoreError},
+        executions::ExecutionStore,
     },
 };
 
@@ -33,10 +33,17 @@ impl Stores {
 }
 
 /// Connects, whatever the schema is.
-pub async fn connect(store: &Store) -> Result<Stores, StoreError> {
+pub async fn connect(store: &Store) -> Result<Stores, AppError> {
     Ok(match store {
         Store::Sqlite(place) => Stores::new(SqliteStore::open(sqlite_settings(place)).await?),
-        Store::MySql(mysql) => Stores::new(MySqlStore::open(mysql_settings(mysql)).await?),
+        Store::MySql(mysql) => {
+            let settings = mysql_settings(mysql);
+            // A file that cannot be read is told as what it is: not the database's fault.
+            if let Some(file) = &settings.password_file {
+                file.read().await?;
+            }
+            Stores::new(MySqlStore::open(settings).await?)
+        }
     })
 }
 
@@ -63,6 +70,7 @@ fn sqlite_settings(place: &Sqlite) -> sqlite::Settings {
 fn mysql_settings(mysql: &MySql) -> mysql::Settings {
     mysql::Settings {
         url: mysql.url.clone(),
+        password_file: mysql.password_file.clone().map(PasswordFile::new),
         tls: match mysql.tls {
             Tls::VerifyIdentity => mysql::Tls::VerifyIdentity,
             Tls::Insecure => mysql::Tls::Insecure,
@@ -71,5 +79,6 @@ fn mysql_settings(mysql: &MySql) -> mysql::Settings {
         work_lanes: mysql.work_lanes,
         time_offset: mysql.time_offset.clone(),
         single_writer: mysql.single_writer,
+        lock_table: mysql.lock_table.clone(),
     }
 }

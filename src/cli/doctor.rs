@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Setting, Store},
     domain::{
         doctor::{self, Finding, Repaired, Verdict, View},
+        lock_table::LockTable,
         retention::Retention,
     },
     ports::control::{Control, ControlError},
@@ -118,14 +119,16 @@ async fn repair(repairs: doctor::Repairs, control: &dyn Control) -> Repaired {
 
 fn view(config: &Config) -> View {
     let worker = &config.worker;
+    let (time_offset, lock_table) = match &config.store {
+        Store::MySql(mysql) => (Some(mysql.time_offset.clone()), mysql.lock_table.clone()),
+        Store::Sqlite(_) => (None, LockTable::default()),
+    };
     View {
         backlog: worker.eligibility.backlog,
         unknown_after: worker.unknown_after,
         retention: worker.retention != Retention::default(),
-        time_offset: match &config.store {
-            Store::MySql(mysql) => Some(mysql.time_offset.clone()),
-            Store::Sqlite(_) => None,
-        },
+        time_offset,
+        lock_table,
     }
 }
 

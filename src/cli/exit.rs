@@ -97,7 +97,7 @@ pub enum Failure {
 impl Failure {
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Configuration,
+            Self::Config(_) | Self::App(AppError::PasswordFile(_)) => Exit::Configuration,
             Self::NothingStays | Self::NothingToResume | Self::NoUsers | Self::TooFar => {
                 Exit::Usage
             }

@@ -89,7 +89,7 @@ struct LocksCleanArgs {
 struct CleanedJson {
     dry_run: bool,
     cleaned_count: u64,
-    sql: &'static str,
+    sql: String,
 }
 
 pub async fn locks(args: &LocksArgs, config: &Config) -> Result<Exit, Failure> {
@@ -173,7 +173,7 @@ async fn clean(args: &LocksCleanArgs, config: &Config) -> Result<Exit, Failure> 
     match args.output {
         OutputWord::Json => output::json(&CleanedJson { dry_run, cleaned_count, sql })?,
         OutputWord::Table if dry_run => {
-            output::line(sql)?;
+            output::line(&sql)?;
             output::line(&format!("-- would delete {cleaned_count} rows"))?;
         }
         OutputWord::Table => output::line(&format!("{cleaned_count} lock rows were deleted"))?,

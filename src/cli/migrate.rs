@@ -122,7 +122,8 @@ fn print_grants(args: &MigrateArgs, config: &Config) -> Result<Exit, Failure> {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let user = format!("{}@{}", quoted(name), quoted(host));
     let retention = config.worker.retention != Retention::default();
-    let grants = doctor::grants(&user, &format!("`{database}`"), retention);
+    let database = format!("`{database}`");
+    let grants = doctor::grants(&user, &database, retention, &mysql.lock_table);
     match args.output {
         OutputWord::Json => output::json(&grants)?,
         OutputWord::Table => {

@@ -28,7 +28,8 @@ const CELL: usize = 300;
 ///
 /// Works until it is stopped: the first SIGTERM or Ctrl-C lets running steps end within
 /// `drain_deadline` and hands the rest to other workers, the second ends at once. SIGHUP reads the
-/// log filter again. Any number of workers may share one database.
+/// log filter again; `database.password_file` is read at every connect, without a signal. Any number of
+/// workers may share one database.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   orchestrator-worker run --submit deploy/examples --until-idle

@@ -13,6 +13,7 @@ use super::{
     ConfigError, Surroundings, check,
     layers::{Layers, Origins},
 };
+use crate::domain::lock_table::LockTable;
 
 /// Where executions are kept.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub enum Sqlite {
 #[derive(Clone, Debug)]
 pub struct MySql {
     pub url: SecretString,
+    /// Holds the password, which is not in the URL then.
+    pub password_file: Option<PathBuf>,
     /// `host:port/name`, for people.
     pub server: String,
     /// A name, or an address without brackets.
@@ -45,6 +48,7 @@ pub struct MySql {
     pub work_lanes: usize,
     pub time_offset: String,
     pub single_writer: bool,
+    pub lock_table: LockTable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +71,23 @@ impl fmt::Display for Store {
 }
 
 const KEY: &str = "database.url";
+const LOCK_TABLE: &str = "lock.table";
+const PASSWORD_FILE: &str = "database.password_file";
 
 pub(super) fn store(layers: &Layers, around: &Surroundings) -> Result<Store, ConfigError> {
+    let store = any_store(layers, around)?;
+    if let Store::Sqlite(_) = store {
+        usual_lock_table(layers)?;
+    }
+    Ok(store)
+}
+
+fn any_store(layers: &Layers, around: &Surroundings) -> Result<Store, ConfigError> {
     let Some(text) = layers.settings.database.url.as_deref() else {
+        if layers.settings.database.password_file.is_some() {
+            let problem = "is the password of a database that nobody names; set database.url too";
+            return Err(ConfigError::invalid(&layers.origins, PASSWORD_FILE, problem));
+        }
         if around.in_pod() {
             return Err(ConfigError::NoDatabase);
         }
@@ -114,12 +132,14 @@ fn mysql(text: &str, layers: &Layers) -> Result<MySql, ConfigError> {
         server: format!("{host}:{port}/{name}"),
         host: host.trim_matches(['[', ']']).to_owned(),
         port,
+        password_file: password_file(&url, layers)?,
         tls: tls(&database.tls, origins)?,
         url: SecretString::from(url.to_string()),
         lease_lanes: check::number(origins, "database.pool.lease", database.pool.lease, 1..=64)?,
         work_lanes: check::number(origins, "database.pool.work", database.pool.work, 1..=64)?,
         time_offset: time_offset(&database.time_offset, origins)?,
         single_writer: database.single_writer,
+        lock_table: lock_table(layers)?,
     })
 }
 
@@ -141,6 +161,41 @@ fn mysql_url(text: &str) -> Result<Url, &'static str> {
         name if name.contains('/') => Err("names a path where one database is expected: .../NAME"),
         _ => Ok(url),
     }
+}
+
+/// One password too many is refused: nobody could say which one counts.
+fn password_file(url: &Url, layers: &Layers) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(path) = &layers.settings.database.password_file else { return Ok(None) };
+    let invalid = |problem: String| ConfigError::invalid(&layers.origins, PASSWORD_FILE, problem);
+    if path.is_empty() || path.contains('\0') {
+        return Err(invalid(format!("is {path:?}; give the path of a file")));
+    }
+    if url.password().is_some_and(|password| !password.is_empty()) {
+        let holder = match layers.origins.name(KEY) {
+            Some(variable) if variable.starts_with("DB_") => "DB_PASSWORD".into(),
+            _ => format!("{KEY} ({})", layers.origins.of(KEY)),
+        };
+        return Err(invalid(format!(
+            "names a file with the password, and {holder} holds one too; take one of them away"
+        )));
+    }
+    Ok(Some(path.into()))
+}
+
+fn lock_table(layers: &Layers) -> Result<LockTable, ConfigError> {
+    let name = &layers.settings.lock.table;
+    LockTable::try_new(name).map_err(|error| {
+        ConfigError::invalid(&layers.origins, LOCK_TABLE, format!("is {name:?}; {error}"))
+    })
+}
+
+/// Nobody but this program has tables in an SQLite file.
+fn usual_lock_table(layers: &Layers) -> Result<(), ConfigError> {
+    if lock_table(layers)?.is_usual() {
+        return Ok(());
+    }
+    let problem = "is of MySQL databases, and this is an SQLite one; leave it out";
+    Err(ConfigError::invalid(&layers.origins, LOCK_TABLE, problem))
 }
 
 fn tls(word: &str, origins: &Origins) -> Result<Tls, ConfigError> {

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::lock_table::LockTable;
+
 /// A level of the configuration: fields with their defaults.
 macro_rules! level {
     ($name:ident { $($(#[$attr:meta])* $field:ident: $type:ty = $default:expr),* $(,)? }) => {
@@ -43,7 +45,12 @@ level!(Settings {
     log: Log = Log::default(),
 });
 
-level!(Lock { ttl: String = "30s".into(), renew_every: String = "5s".into() });
+level!(Lock {
+    ttl: String = "30s".into(),
+    renew_every: String = "5s".into(),
+    /// What an orchestrator's MySQL database calls its lock table.
+    table: String = LockTable::USUAL.into(),
+});
 
 level!(Claim {
     /// As many as there are slots, at most 50, if it is not given.
@@ -109,6 +116,8 @@ level!(Poison { claims: u32 = 10 });
 
 level!(Database {
     url: Option<String> = None,
+    /// The password of the URL's user, read at every connect; none stands in the URL then.
+    password_file: Option<String> = None,
     tls: String = "verify_identity".into(),
     time_offset: String = "+00:00".into(),
     single_writer: bool = false,

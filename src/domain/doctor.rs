@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
-use super::eligibility::Backlog;
+use super::{eligibility::Backlog, lock_table::LockTable};
 
 mod clock;
 mod export;
@@ -18,13 +18,13 @@ mod schema;
 mod server;
 mod templates;
 
-pub use clock::Clock;
+pub use clock::{Clock, wrong_zone};
 pub use export::{Export, export};
 pub use locks::RoundTrip;
 pub use rights::{DELETED, Rights, Verb, grants};
 pub use rows::Rows;
 pub use schema::{Tables, names};
-pub use server::{MySql, Server, Statements};
+pub use server::{Caution, CautionKind, MySql, Server, Statements, cautions};
 pub use templates::{Stored, template};
 
 /// All that a store tells about itself.
@@ -35,6 +35,14 @@ pub struct Facts {
     pub clock: Answer<Clock>,
     pub round_trip: Answer<RoundTrip>,
     pub rows: Answer<Rows>,
+}
+
+/// What a worker looks at once, before it begins.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    pub server: Server,
+    /// As in [`Clock`].
+    pub orchestrator_ms: Option<i64>,
 }
 
 pub type Answer<T> = Result<T, Unanswered>;
@@ -57,6 +65,7 @@ pub struct View {
     pub retention: bool,
     /// `database.time_offset`; `None` for a store that keeps UTC.
     pub time_offset: Option<String>,
+    pub lock_table: LockTable,
 }
 
 /// How bad it is.
@@ -169,7 +178,13 @@ pub fn diagnose(facts: &Facts, view: &View, repaired: &Repaired) -> Vec<Finding>
         of_answer("rows", &facts.rows, |rows| rows::findings(rows, view)),
         of_answer("locks", &facts.rows, |rows| locks::expired(rows, repaired)),
     ];
-    once_each(all.concat())
+    let named = |text: &str| view.lock_table.named(text).into_owned();
+    let findings = all.concat().into_iter().map(|finding| Finding {
+        found: named(&finding.found),
+        repair: finding.repair.as_deref().map(named),
+        ..finding
+    });
+    once_each(findings)
 }
 
 fn of_answer<T>(
@@ -185,12 +200,12 @@ fn of_answer<T>(
 }
 
 /// One cause may keep several things from being asked.
-fn once_each(findings: Vec<Finding>) -> Vec<Finding> {
+fn once_each(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
     let mut told = BTreeSet::new();
     let is_new = |finding: &Finding| {
         finding.verdict != Verdict::Problem || told.insert(finding.found.clone())
     };
-    findings.into_iter().filter(is_new).collect()
+    findings.filter(is_new).collect()
 }
 
 /// `a, b, c and 4 more`

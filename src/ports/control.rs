@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::executions::StoreError;
 use crate::domain::{
     definition::Definition,
-    doctor::{self, Stored, Unanswered},
+    doctor::{self, Circumstances, Stored, Unanswered},
     execution::ExecutionState,
     explain::Facts,
     id::{ExecutionId, StepId, TemplateId},
@@ -47,6 +47,9 @@ pub trait Control: Send + Sync + 'static {
     /// a lock of its own, gives it back, and leaves nothing behind.
     async fn examine(&self) -> doctor::Facts;
 
+    /// What a worker looks at before it begins; tables have to be there.
+    async fn circumstances(&self) -> Result<Circumstances, ControlError>;
+
     /// Every stored template, by name.
     async fn templates(&self) -> Result<Vec<Stored>, ControlError>;
 
@@ -58,7 +61,7 @@ pub trait Control: Send + Sync + 'static {
     async fn clean_locks(&self, dry_run: bool) -> Result<u64, ControlError>;
 
     /// The statement of [`Control::clean_locks`], for people.
-    fn clean_locks_sql(&self) -> &'static str;
+    fn clean_locks_sql(&self) -> String;
 
     /// Workers that hold a live lease, by name.
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError>;

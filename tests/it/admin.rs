@@ -4,8 +4,10 @@
 
 mod later;
 mod metrics;
+mod password;
 mod versions;
 mod waiting;
+mod warnings;
 
 use std::{fs, path::PathBuf};
 

@@ -133,7 +133,7 @@ slots: 7
 poll_interval: 250ms
 drain_deadline: 5m
 state_dir: /var/steps
-lock: {ttl: 20s, renew_every: 4s}
+lock: {ttl: 20s, renew_every: 4s, table: locks}
 claim: {batch: 3, unknown_after: 1h}
 step: {at_once: 5, backoff: {base: 2s, cap: 30s}}
 shell:
@@ -151,7 +151,8 @@ poison: {claims: 4}
 admin: {listen: '[::1]:9500'}
 log: {format: json, filter: debug}
 database:
-  url: mysql://user:secret@db.example:3307/orchestrator
+  url: mysql://user@db.example:3307/orchestrator
+  password_file: /secrets/password
   tls: insecure
   time_offset: '-03:30'
   single_writer: true
@@ -168,6 +169,7 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
         ("STATE_DIR", "/var/steps"),
         ("LOCK__TTL", "20s"),
         ("LOCK__RENEW_EVERY", "4s"),
+        ("LOCK__TABLE", "locks"),
         ("CLAIM__BATCH", "3"),
         ("CLAIM__UNKNOWN_AFTER", "1h"),
         ("STEP__AT_ONCE", "5"),
@@ -189,7 +191,8 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
         ("ADMIN__LISTEN", "[::1]:9500"),
         ("LOG__FORMAT", "json"),
         ("LOG__FILTER", "debug"),
-        ("DATABASE__URL", "mysql://user:secret@db.example:3307/orchestrator"),
+        ("DATABASE__URL", "mysql://user@db.example:3307/orchestrator"),
+        ("DATABASE__PASSWORD_FILE", "/secrets/password"),
         ("DATABASE__TLS", "insecure"),
         ("DATABASE__TIME_OFFSET", "-03:30"),
         ("DATABASE__SINGLE_WRITER", "true"),
@@ -234,9 +237,44 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
     let Store::MySql(mysql) = &by_file.store else { panic!("not MySQL: {:?}", by_file.store) };
     assert_eq!(mysql.server, "db.example:3307/orchestrator");
     assert_eq!((mysql.host.as_str(), mysql.port), ("db.example", 3307));
+    assert_eq!(mysql.lock_table.as_str(), "locks");
+    assert_eq!(mysql.password_file, Some(PathBuf::from("/secrets/password")));
     assert_eq!((mysql.tls, mysql.time_offset.as_str()), (Tls::Insecure, "-03:30"));
     assert_eq!((mysql.lease_lanes, mysql.work_lanes, mysql.single_writer), (1, 9, true));
-    assert!(!format!("{by_file:?}").contains("secret"), "a password is never shown");
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let config = load("", &[("DATABASE_URL", "mysql://user:hunter2@db.example/orchestrator")]);
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+/// The file itself is not asked for here: it is read at every connect.
+#[test]
+fn a_password_stands_in_one_place() {
+    let file = "database: {password_file: /secrets/password}";
+    let of = |env: &[(&str, &str)]| match load(file, env).store {
+        Store::MySql(mysql) => mysql.password_file,
+        Store::Sqlite(_) => None,
+    };
+    let path = Some(PathBuf::from("/secrets/password"));
+    assert_eq!(of(&[("DATABASE_URL", "mysql://u@db/x")]), path);
+    let parts = [("DB_HOST", "db"), ("DB_USER", "u"), ("DB_NAME", "x")];
+    assert_eq!(of(&parts), path);
+    assert_eq!(of(&[("DATABASE_URL", "sqlite://x.db")]), None, "no store that has passwords");
+
+    let twice = |holder: &str| {
+        format!(
+            "database.password_file (from orchestrator-worker.yaml) names a file with the \
+             password, and {holder} holds one too; take one of them away"
+        )
+    };
+    let with_password = [&parts[..], &[("DB_PASSWORD", "hunter2")]].concat();
+    assert_eq!(refusal(file, &with_password), twice("DB_PASSWORD"));
+    assert_eq!(
+        refusal(file, &[("DATABASE_URL", "mysql://u:hunter2@db/x")]),
+        twice("database.url (from DATABASE_URL)")
+    );
 }
 
 #[test]

@@ -352,3 +352,4 @@ contract_of_workers!(
     crate::mysql::least::Least<crate::mysql::MariaDb, false>,
     crate::mysql::least::Least<crate::mysql::MariaDb, true>
 );
+contract!(on_mysql_renamed, crate::mysql::renamed::Renamed<crate::mysql::MySql>);

@@ -47,11 +47,14 @@ impl Folder {
         self.sentence(&refused(&mut self.command(line), exit))
     }
 
-    /// The error alone, with the folder's name taken out.
+    /// The error alone, with the folder's name taken out, and without a worker's warnings of a server
+    /// of tests, which writes nothing through.
     fn sentence(&self, ended: &Ended) -> String {
         let here = self.0.path().display().to_string();
         let note = format!("note: no database is configured: using the SQLite file {here}/");
-        let told = ended.stderr.lines().filter(|line| !line.starts_with(&note));
+        let is_warning = |line: &str| line.contains("event=\"database.warning\"");
+        let told = ended.stderr.lines();
+        let told = told.filter(|line| !line.starts_with(&note) && !is_warning(line));
         let lines: Vec<String> = told.map(|line| line.replace(&here, "DIR")).collect();
         let sentence = lines.join("\n");
         sentence.strip_prefix("error: ").unwrap_or_else(|| panic!("{sentence:?}")).to_owned()
@@ -183,6 +186,35 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_key_and_its_place() {
         ),
     ] {
         assert_eq!(folder.refusal(line, 78), sentence, "{line}");
+    }
+}
+
+#[test]
+fn a_password_file_that_holds_no_password_is_a_wrong_configuration() {
+    let folder = Folder::with(&[("empty", "\n")]);
+    let path = folder.0.path().join("empty").display().to_string();
+    let missing = folder.0.path().join("missing").display().to_string();
+    for (path, says) in [
+        (
+            path,
+            "DIR/empty (database.password_file) is empty; write the MySQL user's password into it",
+        ),
+        (
+            missing,
+            "DIR/missing (database.password_file) cannot be read (No such file or directory (os \
+             error 2)); put it there, or let this process's user read it",
+        ),
+    ] {
+        for line in
+            ["list", "migrate", "run --until-idle --admin-listen off", "run --admin-listen off"]
+        {
+            // Nobody is asked there.
+            let line = format!("--database-url mysql://u@127.0.0.1:1/x {line}");
+            let mut command = folder.command(&line);
+            command.env("ORCHESTRATOR_WORKER__DATABASE__PASSWORD_FILE", &path);
+            let sentence = folder.sentence(&refused(&mut command, 78));
+            assert_eq!(sentence, format!("the password file {says}"), "{line}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** each test has a database of its own and drops it; a server that is not named is a
 //! failure, never a skip.
 
-use std::marker::PhantomData;
+use std::{collections::BTreeSet, marker::PhantomData, path::PathBuf};
 
 use async_trait::async_trait;
 use orchestrator_worker::adapters::mysql::{MySqlStore, Settings};
@@ -25,24 +25,45 @@ mod network;
 mod odd;
 mod prepared;
 mod races;
+pub mod renamed;
 mod renewal;
 mod takeover;
 
 /// One of the servers.
 pub trait Server: Send + Sync + 'static {
     const NAME: &str;
+    /// Its program.
+    const DAEMON: &'static str;
+    /// What makes an empty data folder; its path goes behind the last word.
+    const INITIALIZE: &'static [&'static str];
+    /// What it needs to run from that Debian, beside whatever a test wants.
+    const SETTINGS: &'static [&'static str];
+    /// What has it read its certificate again.
+    const RELOAD_TLS: &'static str;
 
     /// Its URL, without a database: `mysql://root@127.0.0.1:3306/`.
     fn url() -> String;
+
+    /// The Debian that it is installed in.
+    fn root() -> PathBuf;
 }
 
 pub struct MySql;
 
 impl Server for MySql {
     const NAME: &str = "MySQL";
+    const DAEMON: &'static str = "mysqld";
+    const INITIALIZE: &'static [&'static str] =
+        &["mysqld", "--no-defaults", "--initialize-insecure", "--user=root", "--datadir"];
+    const SETTINGS: &'static [&'static str] = &["--mysqlx=OFF", "--secure-file-priv=NULL"];
+    const RELOAD_TLS: &'static str = "ALTER INSTANCE RELOAD TLS";
 
     fn url() -> String {
         crate::servers::mysql_url()
+    }
+
+    fn root() -> PathBuf {
+        crate::servers::mysql_root()
     }
 }
 
@@ -50,14 +71,46 @@ pub struct MariaDb;
 
 impl Server for MariaDb {
     const NAME: &str = "MariaDB";
+    const DAEMON: &'static str = "mariadbd";
+    const INITIALIZE: &'static [&'static str] = &[
+        "mariadb-install-db",
+        "--no-defaults",
+        "--user=root",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        "--datadir",
+    ];
+    const SETTINGS: &'static [&'static str] = &[];
+    const RELOAD_TLS: &'static str = "FLUSH SSL";
 
     fn url() -> String {
         crate::servers::mariadb_url()
+    }
+
+    fn root() -> PathBuf {
+        crate::servers::mariadb_root()
     }
 }
 
 /// Of the users that tests make.
 pub const PASSWORD: &str = "correct-horse-battery";
+
+/// The ids of a user's connections.
+async fn connections(stranger: &mut MySqlConnection, user: &str) -> BTreeSet<String> {
+    let all = raw_sql("SHOW PROCESSLIST").fetch_all(stranger).await.expect("a list");
+    let own = all.iter().filter(|row| row.get_unchecked::<String, _>("User") == user);
+    own.map(|row| row.get_unchecked::<String, _>("Id")).collect()
+}
+
+/// Ends a user's connections; returns which.
+pub async fn kill(stranger: &mut MySqlConnection, user: &str) -> BTreeSet<String> {
+    let all = connections(stranger, user).await;
+    for id in &all {
+        // One may have ended by itself meanwhile (1094).
+        raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut *stranger).await.ok();
+    }
+    all
+}
 
 /// A database of its own on a server.
 pub struct Database<S: Server> {
@@ -110,6 +163,16 @@ impl<S: Server> Database<S> {
     /// Of the user that [`Self::user`] makes; a name may have 32 characters.
     pub fn user_name(&self) -> &str {
         &self.name[..32]
+    }
+
+    /// The ids of the connections of the user that [`Self::user`] makes.
+    pub async fn users_connections(&self) -> BTreeSet<String> {
+        connections(&mut *self.stranger.lock().await, self.user_name()).await
+    }
+
+    /// Ends them; returns which.
+    pub async fn kill_users_connections(&self) -> BTreeSet<String> {
+        kill(&mut *self.stranger.lock().await, self.user_name()).await
     }
 
     pub async fn open(&self, address: Option<std::net::SocketAddr>) -> MySqlStore {
@@ -277,6 +340,10 @@ on_both! {
         one_locked_lock_row_costs_no_other_lease
         a_gone_lock_row_whose_execution_is_locked_costs_no_other_lease
         a_gone_lock_row_that_cannot_be_put_back_costs_no_other_lease
+    }
+    renamed {
+        doctor_and_grants_name_the_lock_table_as_it_is_called
+        a_table_of_the_usual_name_beside_it_is_left_alone
     }
     takeover {
         an_execution_that_cannot_be_taken_over_is_failed_with_all_that_is_open_of_it

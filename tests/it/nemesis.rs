@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, io::Write, time::Duration};
 use futures_util::future::join_all;
 use orchestrator_worker::{
     adapters::mysql::{MySqlStore, Settings},
-    domain::doctor::grants,
+    domain::{doctor::grants, lock_table::LockTable},
     ports::control::Control,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -113,7 +113,7 @@ async fn set_up(instance: Instance, workload: &Workload) -> (Arena, MySqlStore) 
     let control = MySqlStore::open(settings).await.expect("a store");
     control.migrate(false).await.expect("it is migrated");
     control.guard(false).await.expect("it is guarded");
-    for grant in grants(USER, DATABASE, false) {
+    for grant in grants(USER, DATABASE, false, &LockTable::default()) {
         raw_sql(AssertSqlSafe(grant)).execute(&mut stranger).await.expect("granted");
     }
     workload.apply(&control).await;

@@ -161,14 +161,19 @@ impl Worker {
 
     /// Waits until it has logged the event; returns that line.
     pub fn wait_for(&self, event: &str) -> Value {
-        let found = |lines: &[Value]| lines.iter().find(|l| l["event"] == event).cloned();
+        self.wait_for_line(event, |_| true)
+    }
+
+    /// Waits until it has logged the event in such a line; returns that.
+    pub fn wait_for_line(&self, event: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let found = |lines: &[Value]| lines.iter().find(|l| l["event"] == event && is(l)).cloned();
         let lines = self.log.lines.lock().expect("no panic");
         let (lines, _) = self
             .log
             .grew
             .wait_timeout_while(lines, CEILING, |(lines, ended)| found(lines).is_none() && !*ended)
             .expect("no panic");
-        found(&lines.0).unwrap_or_else(|| panic!("{} never logged {event}", self.name))
+        found(&lines.0).unwrap_or_else(|| panic!("{} never logged such {event}", self.name))
     }
 
     /// Where its admin port listens: `127.0.0.1:4711`.

@@ -68,11 +68,12 @@ fn its_exit_codes_are_those_of_the_program() {
 
 /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
 /// it is so.
-const IN_WORDS: [(&str, &str); 17] = [
+const IN_WORDS: [(&str, &str); 18] = [
     ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
     ("claim.batch", "free slots, at most 50"),
     ("claim.exclude", "none"),
     ("claim.include", "all"),
+    ("database.password_file", "none"),
     ("database.url", "`orchestrator.db` here (a pod: none)"),
     ("http.allow", "none"),
     ("http.deny", "none"),

@@ -3,18 +3,30 @@
 //! **Invariant:** a server that is not there fails the test that asks for it, in words that say how
 //! to have it.
 
+use std::path::PathBuf;
+
 /// URL of a MySQL server, without a database; ends in `/`. Each test makes a database of its own.
 pub fn mysql_url() -> String {
-    url("ORCHESTRATOR_TEST_MYSQL_URL")
+    told("ORCHESTRATOR_TEST_MYSQL_URL")
 }
 
 /// URL of a MariaDB server, like [`mysql_url`].
 pub fn mariadb_url() -> String {
-    url("ORCHESTRATOR_TEST_MARIADB_URL")
+    told("ORCHESTRATOR_TEST_MARIADB_URL")
+}
+
+/// Where MySQL is installed: a Debian of its own.
+pub fn mysql_root() -> PathBuf {
+    told("ORCHESTRATOR_TEST_MYSQL_ROOT").into()
+}
+
+/// Where MariaDB is installed.
+pub fn mariadb_root() -> PathBuf {
+    told("ORCHESTRATOR_TEST_MARIADB_ROOT").into()
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests/run speaks to tests by its environment")]
-fn url(variable: &str) -> String {
+fn told(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!(
             "{variable} is not set: `tests/run` sets it to a server that it starts, and \

@@ -13,7 +13,7 @@ use sqlx::{
     mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlSslMode},
 };
 
-use super::errors::Fault;
+use super::{errors::Fault, password::PasswordFile};
 
 /// How the connection is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,7 @@ const EXAMPLE: &str = "mysql://user:password@host:3306/database";
 #[derive(Clone)]
 pub(super) struct Address {
     options: MySqlConnectOptions,
+    password_file: Option<PasswordFile>,
     /// `host:port`, or the socket's path.
     server: String,
     user: String,
@@ -43,7 +44,11 @@ pub(super) struct Address {
 }
 
 impl Address {
-    pub fn try_new(url: &SecretString, tls: Tls) -> Result<Self, Fault> {
+    pub fn try_new(
+        url: &SecretString,
+        password_file: Option<PasswordFile>,
+        tls: Tls,
+    ) -> Result<Self, Fault> {
         let url = url.expose_secret();
         let bad = |what: &str| {
             Fault::NotReady(format!("the database URL {what}; it should look like {EXAMPLE}"))
@@ -78,11 +83,16 @@ impl Address {
             // Without their values, and no statement is told from the others for being slow.
             .log_statements(LevelFilter::Trace)
             .log_slow_statements(LevelFilter::Off, Duration::MAX);
-        Ok(Self { options, server, user, database })
+        Ok(Self { options, password_file, server, user, database })
     }
 
     pub async fn connect(&self) -> Result<MySqlConnection, Fault> {
-        self.options.connect().await.map_err(|error| self.why(error))
+        let mut options = self.options.clone();
+        if let Some(file) = &self.password_file {
+            let password = file.read().await.map_err(|error| Fault::NotReady(error.to_string()))?;
+            options = options.password(password.expose_secret());
+        }
+        options.connect().await.map_err(|error| self.why(error))
     }
 
     /// Why no connection came about, and what to do next.
@@ -96,8 +106,8 @@ impl Address {
         };
         match (number, &error) {
             (Some(1045 | 1698), _) => Fault::NotReady(format!(
-                "the server at {server} refused user {user:?} or its password; correct them in \
-                 the database URL"
+                "the server at {server} refused user {user:?} or its password; {}",
+                self.where_to_correct()
             )),
             (Some(1044), _) => Fault::NotReady(format!(
                 "user {user:?} has no rights on database {database:?} at {server}; grant them"
@@ -114,6 +124,16 @@ impl Address {
             )),
             _ => Fault::from(error),
         }
+    }
+
+    fn where_to_correct(&self) -> String {
+        self.password_file.as_ref().map_or_else(
+            || "correct them in the database URL".into(),
+            |file| {
+                let path = file.path().display();
+                format!("correct the user in the database URL, or the password in {path}")
+            },
+        )
     }
 
     fn no_tls(&self, error: &impl std::fmt::Display) -> Fault {
@@ -148,7 +168,7 @@ mod tests {
     use super::*;
 
     fn address(url: &str) -> Result<Address, Fault> {
-        Address::try_new(&SecretString::from(url), Tls::VerifyIdentity)
+        Address::try_new(&SecretString::from(url), None, Tls::VerifyIdentity)
     }
 
     #[test]

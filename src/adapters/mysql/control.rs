@@ -16,7 +16,7 @@ mod submit;
 
 pub(super) use apply::apply;
 pub(super) use backlog::{backlog, release_backlog};
-pub(super) use doctor::{examine, templates};
+pub(super) use doctor::{circumstances, examine, templates};
 pub(super) use draw::draw;
 pub(super) use facts::facts;
 pub(super) use locks::{CLEAN, count_old, locks, workers};

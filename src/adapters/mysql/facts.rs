@@ -96,11 +96,10 @@ pub(super) async fn lock_key_index(session: &mut Session) -> Result<String, Faul
         ))
         .await?;
     let row = row.ok_or_else(|| {
-        Fault::NotReady(
+        let sentence =
             "distributed_locks has no unique key over lock_key alone, so that two workers could hold \
-             one lock; add it with ALTER TABLE distributed_locks ADD UNIQUE KEY (lock_key)"
-                .into(),
-        )
+             one lock; add it with ALTER TABLE distributed_locks ADD UNIQUE KEY (lock_key)";
+        Fault::NotReady(session.shared.lock_table.named(sentence).into_owned())
     })?;
     Ok(rows::quoted(&rows::name(&row, 0)?))
 }
@@ -119,7 +118,8 @@ pub(super) async fn lock_key_of_e(session: &mut Session) -> Result<String, Fault
         let word = rows::name(&row, column)?;
         if word.is_empty() || !word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(Fault::NotReady(format!(
-                "distributed_locks.lock_key has the collation {word:?}, which cannot be compared"
+                "{}.lock_key has the collation {word:?}, which cannot be compared",
+                session.shared.lock_table.as_str()
             )));
         }
         Ok(word)

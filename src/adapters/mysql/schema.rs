@@ -114,7 +114,8 @@ impl Work for Migration {
         };
         for step in steps {
             let took = if self.dry_run { None } else { Some(carry_out(session, &step).await?) };
-            self.done.push(MigrationStep { what: step.what.into(), took });
+            let what = session.shared.lock_table.named(step.what).into_owned();
+            self.done.push(MigrationStep { what, took });
         }
         if !self.dry_run {
             session
@@ -171,8 +172,14 @@ async fn what_is_there(session: &mut Session) -> Result<BTreeSet<String>, Fault>
              information_schema.TRIGGERS WHERE TRIGGER_SCHEMA=DATABASE()",
         ))
         .await?;
-    let mut there: BTreeSet<String> =
-        found.iter().map(|row| rows::name(row, 0)).collect::<Result<_, _>>()?;
+    let lock_table = &session.shared.lock_table;
+    let as_usual = |row| {
+        let name: String = rows::name(row, 0)?;
+        let (kind, thing) = name.split_once(' ').unwrap_or_default();
+        Ok(lock_table.as_usual(thing).map(|thing| format!("{kind} {thing}")))
+    };
+    let there: Result<Vec<Option<String>>, Fault> = found.iter().map(as_usual).collect();
+    let mut there: BTreeSet<String> = there?.into_iter().flatten().collect();
     for table in ["ow_primary", "ow_meta"] {
         if there.contains(&format!("table {table}")) {
             let ask = made(format!("SELECT id FROM {table} WHERE id=1"));

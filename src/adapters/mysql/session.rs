@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use sqlx::{
-    AssertSqlSafe, Connection, MySql, MySqlConnection,
+    AssertSqlSafe, Connection, Execute, MySql, MySqlConnection,
     mysql::{MySqlArguments, MySqlRow},
     query::Query,
     raw_sql,
@@ -161,6 +161,7 @@ pub(super) struct Session {
 impl Session {
     /// The rows of a SELECT.
     pub async fn rows(&mut self, sql: Sql<'_>) -> Result<Vec<MySqlRow>, Fault> {
+        let sql = self.named(sql)?;
         self.busy = true;
         let answer = sql.fetch_all(&mut self.connection).await;
         self.busy = false;
@@ -174,6 +175,7 @@ impl Session {
 
     /// How many rows a statement matched, within a transaction.
     pub async fn matched(&mut self, sql: Sql<'_>) -> Result<u64, Fault> {
+        let sql = self.named(sql)?;
         self.busy = true;
         let answer = sql.execute(&mut self.connection).await;
         self.busy = false;
@@ -187,12 +189,26 @@ impl Session {
     }
 
     /// Runs a statement that takes no values and is of no kind that can be prepared.
-    pub async fn raw(&mut self, sql: String) -> Result<(), Fault> {
+    pub async fn raw(&mut self, mut sql: String) -> Result<(), Fault> {
+        if !self.shared.lock_table.is_usual() {
+            sql = self.shared.lock_table.named(&sql).into_owned();
+        }
         self.busy = true;
         let answer = raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection).await;
         self.busy = false;
         answer?;
         Ok(())
+    }
+
+    /// Every statement that goes through here is written with the usual name of the lock table.
+    fn named<'q>(&self, mut sql: Sql<'q>) -> Result<Sql<'q>, Fault> {
+        let lock_table = &self.shared.lock_table;
+        if lock_table.is_usual() {
+            return Ok(sql);
+        }
+        let arguments = sql.take_arguments().map_err(sqlx::Error::Encode)?.unwrap_or_default();
+        let text = lock_table.named(sql.sql().as_str()).into_owned();
+        Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
     }
 
     pub async fn begin(&mut self) -> Result<(), Fault> {

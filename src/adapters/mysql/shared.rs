@@ -17,11 +17,13 @@ use crate::{
     domain::{
         deferral::{Deferral, Deferrals},
         id::ExecutionId,
+        lock_table::LockTable,
     },
 };
 
 /// Shared by the sessions of one store.
 pub(super) struct Shared {
+    pub lock_table: LockTable,
     pub plans: Plans,
     pub unfinished: Unfinished,
     /// One claim at a time: several of one process would only meet each other's rows.
@@ -50,8 +52,9 @@ struct Primary {
 }
 
 impl Shared {
-    pub fn new() -> Self {
+    pub fn new(lock_table: LockTable) -> Self {
         Self {
+            lock_table,
             plans: Plans::default(),
             unfinished: Unfinished::default(),
             claiming: Arc::default(),
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn each_process_is_told_once_that_the_primary_is_another_whoever_has_recorded_it() {
-        let shared = Shared::new();
+        let shared = Shared::new(LockTable::default());
         let met = |identity| shared.met_primary(identity).is_some();
         assert!(met("a"), "the first one is no news");
         assert!(met("a"));

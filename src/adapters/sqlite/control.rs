@@ -26,7 +26,7 @@ use crate::{
     adapters::lane::{Lanes, LanesSettings},
     domain::{
         definition::Definition,
-        doctor::{Facts as Examined, Stored},
+        doctor::{Circumstances, Facts as Examined, Stored},
         explain::Facts,
         id::ExecutionId,
     },
@@ -101,6 +101,10 @@ impl Control for SqliteStore {
         doctor::examine(self).await
     }
 
+    async fn circumstances(&self) -> Result<Circumstances, ControlError> {
+        doctor::circumstances(self).await
+    }
+
     async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
         self.command(|c| Box::pin(doctor::stored(c))).await
     }
@@ -117,8 +121,8 @@ impl Control for SqliteStore {
         self.command(|c| Box::pin(release::reap(c, u32::MAX))).await
     }
 
-    fn clean_locks_sql(&self) -> &'static str {
-        locks::CLEAN
+    fn clean_locks_sql(&self) -> String {
+        locks::CLEAN.into()
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>, ControlError> {

@@ -46,7 +46,7 @@ pub(super) fn zone_findings(clock: &Clock, view: &View) -> Vec<Finding> {
     let Some(offset) = &view.time_offset else {
         return vec![Finding::ok("zone", "times are kept in UTC")];
     };
-    let mut found = vec![zone(clock, offset)];
+    let mut found = vec![zone(clock.orchestrator_ms, offset)];
     if clock.future > 0 {
         found.push(Finding::warning(
             "zone",
@@ -62,8 +62,15 @@ pub(super) fn zone_findings(clock: &Clock, view: &View) -> Vec<Finding> {
     found
 }
 
-fn zone(clock: &Clock, offset: &str) -> Finding {
-    let Some(difference) = clock.orchestrator_ms else {
+/// Why times at this offset are none of the orchestrator's, if they seem to be so, in a sentence;
+/// the first number is [`Clock::orchestrator_ms`].
+pub fn wrong_zone(orchestrator_ms: Option<i64>, offset: &str) -> Option<String> {
+    let Finding { found, repair, .. } = zone(orchestrator_ms, offset);
+    repair.map(|repair| format!("{found}; {repair}"))
+}
+
+fn zone(orchestrator_ms: Option<i64>, offset: &str) -> Finding {
+    let Some(difference) = orchestrator_ms else {
         let found = format!("times at {offset}; no lock row of the orchestrator to compare with");
         return Finding::ok("zone", found);
     };

@@ -6,6 +6,7 @@ use super::{
     Finding, Tables, View, listed,
     schema::{self, COLUMNS},
 };
+use crate::domain::lock_table::LockTable;
 
 /// What is done to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,13 +112,14 @@ const RETENTION: [Need; 3] = [
 ];
 
 /// The statements that give a worker what it needs and nothing more; `user` and `database` are quoted.
-pub fn grants(user: &str, database: &str, retention: bool) -> Vec<String> {
+pub fn grants(user: &str, database: &str, retention: bool, lock_table: &LockTable) -> Vec<String> {
     let rights =
         Rights { user: user.into(), database: database.into(), deletable: BTreeSet::new() };
     let selects = schema::names().map(|table| need(Verb::Select, table, &[]));
     let retention = RETENTION.into_iter().filter(|_| retention);
     let needs = selects.chain(NEEDS).chain(retention);
-    needs.map(|need| need.grant(need.columns, &rights)).collect()
+    let grant = |need: Need| need.grant(need.columns, &rights);
+    needs.map(|need| lock_table.named(&grant(need)).into_owned()).collect()
 }
 
 /// Tables of which a store has to say whether rows may be deleted.

@@ -23,6 +23,8 @@ pub struct MySql {
     pub sync_binlog: Option<u64>,
     pub flush_log: Option<u64>,
     pub statements: Statements,
+    /// Its time zone, if that has daylight saving.
+    pub daylight_saving: Option<String>,
     /// Which table is kept by an engine without transactions.
     pub engine_problem: Option<String>,
 }
@@ -34,6 +36,46 @@ pub struct Statements {
     pub most: u64,
 }
 
+/// What a worker works with all the same, and what somebody should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caution {
+    pub kind: CautionKind,
+    pub found: String,
+    /// What to do about it.
+    pub repair: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CautionKind {
+    FlushLog,
+    SyncBinlog,
+    DaylightSaving,
+}
+
+impl CautionKind {
+    pub const ALL: [Self; 3] = [Self::FlushLog, Self::SyncBinlog, Self::DaylightSaving];
+
+    /// A stable word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FlushLog => "innodb_flush_log_at_trx_commit",
+            Self::SyncBinlog => "sync_binlog",
+            Self::DaylightSaving => "daylight_saving",
+        }
+    }
+}
+
+/// Why what this server has acknowledged may be lost, or the times in it move.
+pub fn cautions(server: &Server) -> Vec<Caution> {
+    match server {
+        Server::Sqlite { .. } => Vec::new(),
+        Server::MySql(server) => [flush_log(server), sync_binlog(server), daylight_saving(server)]
+            .into_iter()
+            .flatten()
+            .collect(),
+    }
+}
+
 /// What a busy worker keeps prepared.
 const STATEMENTS_OF_A_WORKER: u64 = 200;
 
@@ -42,18 +84,22 @@ pub(super) fn findings(server: &Server) -> Vec<Finding> {
         Server::Sqlite { version, journal } => {
             vec![Finding::ok("server", format!("SQLite {version}, journal {journal}"))]
         }
-        Server::MySql(server) => of_mysql(server),
+        Server::MySql(mysql) => {
+            let warning =
+                |caution: Caution| Finding::warning("server", caution.found, caution.repair);
+            let mut findings = vec![engine(mysql)];
+            findings.extend(cautions(server).into_iter().map(warning));
+            findings.extend(statements(mysql.statements));
+            findings
+        }
     }
 }
 
-fn of_mysql(server: &MySql) -> Vec<Finding> {
-    let engine = match &server.engine_problem {
+fn engine(server: &MySql) -> Finding {
+    match &server.engine_problem {
         None => Finding::ok("server", in_words(server)),
         Some(sentence) => Finding::of_error("server", sentence),
-    };
-    let found =
-        [Some(engine), flush_log(server), sync_binlog(server), statements(server.statements)];
-    found.into_iter().flatten().collect()
+    }
 }
 
 fn in_words(server: &MySql) -> String {
@@ -63,27 +109,44 @@ fn in_words(server: &MySql) -> String {
     format!("{product} {version}, InnoDB, autocommit {autocommit}, isolation {isolation}, {binlog}")
 }
 
-fn flush_log(server: &MySql) -> Option<Finding> {
+fn flush_log(server: &MySql) -> Option<Caution> {
     let value = server.flush_log.filter(|value| *value != 1)?;
-    Some(Finding::warning(
-        "server",
-        format!(
+    Some(Caution {
+        kind: CautionKind::FlushLog,
+        found: format!(
             "innodb_flush_log_at_trx_commit is {value}: a crash may lose what was acknowledged, so \
              that recorded steps run again"
         ),
-        "SET GLOBAL innodb_flush_log_at_trx_commit=1; and the same in the server's configuration",
-    ))
+        repair: "SET GLOBAL innodb_flush_log_at_trx_commit=1; and the same in the server's \
+                 configuration",
+    })
 }
 
 /// Without a binary log there is nothing to sync.
-fn sync_binlog(server: &MySql) -> Option<Finding> {
+fn sync_binlog(server: &MySql) -> Option<Caution> {
     server.binlog_format.as_ref()?;
     let value = server.sync_binlog.filter(|value| *value != 1)?;
-    Some(Finding::warning(
-        "server",
-        format!("sync_binlog is {value}: after a crash the replicas may differ from this server"),
-        "SET GLOBAL sync_binlog=1; and the same in the server's configuration",
-    ))
+    Some(Caution {
+        kind: CautionKind::SyncBinlog,
+        found: format!(
+            "sync_binlog is {value}: after a crash the replicas may differ from this server"
+        ),
+        repair: "SET GLOBAL sync_binlog=1; and the same in the server's configuration",
+    })
+}
+
+/// An orchestrator in that zone writes an hour's times twice, and leaves another one out.
+fn daylight_saving(server: &MySql) -> Option<Caution> {
+    let zone = server.daylight_saving.as_ref()?;
+    Some(Caution {
+        kind: CautionKind::DaylightSaving,
+        found: format!(
+            "the server's time zone ({zone}) has daylight saving: local times that others write in \
+             it jump by an hour twice a year, and database.time_offset does not"
+        ),
+        repair: "let the orchestrator and the server keep a zone without daylight saving, UTC best, \
+                 and set database.time_offset to it",
+    })
 }
 
 fn statements(Statements { used, most }: Statements) -> Option<Finding> {

@@ -15,6 +15,7 @@ fn view() -> View {
         unknown_after: 600 * SECOND,
         retention: false,
         time_offset: Some("+00:00".into()),
+        lock_table: LockTable::default(),
     }
 }
 
@@ -28,6 +29,7 @@ fn mysql() -> MySql {
         sync_binlog: Some(1),
         flush_log: Some(1),
         statements: Statements { used: 100, most: 16_382 },
+        daylight_saving: None,
         engine_problem: None,
     }
 }
@@ -123,6 +125,8 @@ fn a_server_that_may_lose_what_it_acknowledged_is_warned_of() {
     is(&sync, "server", Warning, "sync_binlog is 0", "SET GLOBAL sync_binlog=1");
     let without_log = with(|it| (it.binlog_format, it.sync_binlog) = (None, Some(0)));
     assert_eq!(amiss(&without_log), [], "there is nothing to sync");
+    let summer = with(|it| it.daylight_saving = Some("CEST".into()));
+    is(&summer, "server", Warning, "time zone (CEST) has daylight saving", "UTC");
     let few = with(|it| it.statements = Statements { used: 16_200, most: 16_382 });
     is(&few, "server", Warning, "16200 of the 16382", "SET GLOBAL max_prepared_stmt_count");
     let none = with(|it| it.statements = Statements { used: 0, most: 0 });
@@ -130,6 +134,27 @@ fn a_server_that_may_lose_what_it_acknowledged_is_warned_of() {
     let engine =
         with(|it| it.engine_problem = Some("steps is kept by X; ALTER TABLE steps".into()));
     is(&engine, "server", Problem, "steps is kept by X", "ALTER TABLE steps");
+}
+
+#[test]
+fn a_worker_is_cautious_of_each_kind_for_itself() {
+    let kinds = |change: fn(&mut MySql)| {
+        let mut server = mysql();
+        change(&mut server);
+        cautions(&Server::MySql(server)).into_iter().map(|it| it.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(|_| ()), []);
+    assert_eq!(kinds(|it| it.flush_log = Some(0)), [CautionKind::FlushLog]);
+    assert_eq!(kinds(|it| it.sync_binlog = Some(1000)), [CautionKind::SyncBinlog]);
+    let zone = kinds(|it| it.daylight_saving = Some("CET".into()));
+    assert_eq!(zone, [CautionKind::DaylightSaving]);
+    let all = kinds(|it| {
+        (it.flush_log, it.sync_binlog) = (Some(2), Some(0));
+        it.daylight_saving = Some("CET".into());
+    });
+    assert_eq!(all, CautionKind::ALL);
+    let sqlite = Server::Sqlite { version: "3".into(), journal: "wal".into() };
+    assert_eq!(cautions(&sqlite), []);
 }
 
 #[test]
@@ -260,9 +285,14 @@ fn a_difference_of_half_hours_is_a_zone_and_names_the_offset_to_set() {
         let clock = Clock { orchestrator_ms: Some(minutes * MINUTE_MS), ..Clock::default() };
         let view = View { time_offset: Some(configured.into()), ..view() };
         let found = clock::zone_findings(&clock, &view).remove(0);
+        let refused = wrong_zone(clock.orchestrator_ms, configured);
         match offset {
-            None => assert_eq!(found.verdict, Verdict::Ok, "{minutes} {found:?}"),
+            None => {
+                assert_eq!(found.verdict, Verdict::Ok, "{minutes} {found:?}");
+                assert_eq!(refused, None);
+            }
             Some(offset) => {
+                assert!(refused.is_some_and(|it| it.contains(offset) && it.contains("lock row")));
                 assert_eq!(found.verdict, Problem, "{minutes} {found:?}");
                 let set = format!("set database.time_offset to {offset} ");
                 assert!(found.repair.is_some_and(|repair| repair.starts_with(&set)), "{set}");

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 
 use super::{Said, get, ok, ready_until, said};
 use crate::{
-    contract::Subject,
+    contract::{Subject, world::World},
     mysql::{Database, Server},
     process::{Worker, run},
     proxy::{Mode, Proxy},
@@ -13,6 +13,7 @@ use crate::{
 
 on_both_servers! {
     a_worker_waits_for_a_migration_and_then_begins
+    a_worker_that_would_misread_the_orchestrators_times_names_the_offset_and_waits
 }
 
 // It takes a minute, and nothing in it depends on the server's kind.
@@ -41,6 +42,43 @@ async fn a_worker_waits_for_a_migration_and_then_begins<S: Server>() {
     assert!(run(&url, ["migrate"]).status.success());
     assert_eq!(ready_until(&worker, |said| *said == ok()).await, ok());
     assert_eq!(worker.logged("store.waiting"), 1, "one reason is said once");
+}
+
+async fn a_worker_that_would_misread_the_orchestrators_times_names_the_offset_and_waits<
+    S: Server,
+>() {
+    let world = World::<Database<S>>::new().await;
+    let url = world.subject.url(None);
+    let key = "workflow_execution:go".into();
+    world.foreign_lock(&key, "go-1", 300).await;
+    let eight_hours_on = Database::<S>::moved(Database::<S>::now(), 8 * 3_600_000);
+    world.edit_lock(&key, &format!("updated_at={eight_hours_on}")).await;
+
+    let worker = Worker::start(&url, "a", &[]);
+    let told = worker.wait_for("store.waiting")["error"].as_str().expect("a text").to_owned();
+    let begin = "database.time_offset does not fit: times at +00:00; the orchestrator's newest lock \
+                 row is of 7h 59m from now; set database.time_offset to +08:00 for every worker";
+    assert!(told.starts_with(begin), "{told}");
+    let waiting = ready_until(&worker, |said| said.text.contains("+08:00")).await;
+    assert_eq!(waiting, not_ready(&format!("{told}\n")));
+    assert_alive(&worker).await;
+    let line = ["run", "--until-idle", "--admin-listen", "off"];
+    let refused = run(&url, line);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(begin), "{refused:?}");
+    let fits =
+        Worker::start(&url, "b", &[("ORCHESTRATOR_WORKER__DATABASE__TIME_OFFSET", "+08:00")]);
+    assert_eq!(ready_until(&fits, |said| *said == ok()).await, ok());
+    drop(fits);
+
+    world.edit_lock(&key, &format!("updated_at={}", Database::<S>::now())).await;
+    ready_until(&worker, |said| *said == ok()).await;
+    world.edit_lock(&key, &format!("updated_at={eight_hours_on}")).await;
+    let misled = Worker::start(&url, "d", &[]);
+    misled.wait_for("store.waiting");
+    world.subject.exec("DELETE FROM distributed_locks WHERE ow_fence=0").await;
+    ready_until(&misled, |said| *said == ok()).await;
+    assert_eq!(get(&worker, "/readyz").await, ok(), "who has begun goes on");
 }
 
 async fn a_worker_waits_for_its_server_and_outlives_its_absence<S: Server>() {

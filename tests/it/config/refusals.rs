@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 52] = [
+const IN_THE_FILE: [(&str, &str); 57] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -20,7 +20,7 @@ const IN_THE_FILE: [(&str, &str); 52] = [
     ),
     (
         "lock: 10s",
-        "lock (from orchestrator-worker.yaml) is a group of settings: give a value to one of lock.renew_every, lock.ttl",
+        "lock (from orchestrator-worker.yaml) is a group of settings: give a value to one of lock.renew_every, lock.table, lock.ttl",
     ),
     (
         "lock: {tll: 10s}",
@@ -163,6 +163,26 @@ const IN_THE_FILE: [(&str, &str); 52] = [
         r#"database.single_writer (from orchestrator-worker.yaml) is "perhaps"; give true or false"#,
     ),
     (
+        "{database: {url: 'mysql://u@db/x'}, lock: {table: 'a b'}}",
+        r#"lock.table (from orchestrator-worker.yaml) is "a b"; it may have 1 to 64 letters of ASCII, digits and underscores, and not begin with ow_"#,
+    ),
+    (
+        "{database: {url: 'mysql://u@db/x'}, lock: {table: steps}}",
+        r#"lock.table (from orchestrator-worker.yaml) is "steps"; another table of the orchestrator is called so"#,
+    ),
+    (
+        "lock: {table: locks}",
+        "lock.table (from orchestrator-worker.yaml) is of MySQL databases, and this is an SQLite one; leave it out",
+    ),
+    (
+        "database: {password_file: /secrets/password}",
+        "database.password_file (from orchestrator-worker.yaml) is the password of a database that nobody names; set database.url too",
+    ),
+    (
+        "database: {url: 'mysql://u@db/x', password_file: ''}",
+        r#"database.password_file (from orchestrator-worker.yaml) is ""; give the path of a file"#,
+    ),
+    (
         "database: {url: 'mysql://u@db/x', tls: off}",
         r#"database.tls (from orchestrator-worker.yaml) is "off"; give verify_identity or insecure"#,
     ),
@@ -231,7 +251,7 @@ fn each_wrong_variable_is_refused_under_its_own_name() {
         (
             "ORCHESTRATOR_WORKER__LOCK",
             "3s",
-            "lock (from ORCHESTRATOR_WORKER__LOCK) is a group of settings: give a value to one of lock.renew_every, lock.ttl",
+            "lock (from ORCHESTRATOR_WORKER__LOCK) is a group of settings: give a value to one of lock.renew_every, lock.table, lock.ttl",
         ),
         (
             "RUST_LOG",

@@ -8,6 +8,7 @@ use orchestrator_worker::{
         doctor::{Facts, Finding, Repaired, Repairs, Verdict, View, diagnose, repairs, template},
         eligibility::Backlog,
         intake::Supported,
+        lock_table::LockTable,
     },
     ports::{control::Control, executions::ExecutionStore},
 };
@@ -21,6 +22,7 @@ pub fn view() -> View {
         unknown_after: HOUR,
         retention: false,
         time_offset: Some("+00:00".into()),
+        lock_table: LockTable::default(),
     }
 }
 
@@ -127,6 +129,8 @@ pub async fn a_lock_row_in_another_zone_names_the_offset_to_set<S: Subject>() {
     world.foreign_lock(&"new".into(), "go-1", 300).await;
     let difference = compared().await.expect("there is one");
     assert!(difference.abs() < 60_000, "the newest row counts: {difference}");
+    let at_start = world.b.circumstances().await.expect("tables").orchestrator_ms;
+    assert!(at_start.is_some_and(|it| it.abs_diff(difference) < 60_000), "{at_start:?}");
     assert_eq!(problems(&world.b.examine().await), []);
 
     for (minutes, offset) in [(480, "+08:00"), (330, "+05:30"), (-300, "-05:00")] {

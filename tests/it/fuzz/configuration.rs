@@ -48,6 +48,7 @@ const VARIABLES: &[&str] = &[
     "LOCK__TTL",
     "CLAIM__INCLUDE",
     "DATABASE__URL",
+    "DATABASE__PASSWORD_FILE",
     "HTTP__DENY",
     "LOG__FILTER",
     "SHELL__GRACE",
@@ -106,8 +107,8 @@ fn as_variables(settings: &[Setting]) -> BTreeMap<String, String> {
     let name =
         |key: &str| format!("ORCHESTRATOR_WORKER__{}", key.to_uppercase().replace('.', "__"));
     let shown = |setting: &Setting| {
-        // Without its password, and in other words than it is given in.
-        let is_given = setting.key != "database.url";
+        // Without its password, and in other words than it is given in; and a password needs it.
+        let is_given = !["database.url", "database.password_file"].contains(&&*setting.key);
         setting.value.clone().filter(|_| is_given).map(|value| (name(&setting.key), value))
     };
     settings.iter().filter_map(shown).collect()

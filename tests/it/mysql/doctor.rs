@@ -164,6 +164,7 @@ pub async fn the_server_is_named_with_its_settings<S: Server>() {
     let Ok(Found::MySql(server)) = world.a.examine().await.server else { panic!("no server") };
     assert_eq!(Some(&server.version), world.subject.one("SELECT VERSION()").await.as_ref());
     assert_eq!((&*server.autocommit, &*server.isolation), ("ON", "READ-COMMITTED"));
+    assert_eq!(server.daylight_saving, None, "it keeps UTC");
     let flush = world.subject.one("SELECT @@innodb_flush_log_at_trx_commit").await;
     assert_eq!(server.flush_log.map(|it| it.to_string()), flush);
     let most = world.subject.one("SELECT @@max_prepared_stmt_count").await;

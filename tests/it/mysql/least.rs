@@ -11,12 +11,13 @@ use orchestrator_worker::{
     adapters::mysql::{MySqlStore, Settings},
     domain::{
         definition::Definition,
-        doctor::{self, Stored, grants},
+        doctor::{self, Circumstances, Stored, grants},
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
         id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
+        lock_table::LockTable,
         recovery::{Held, TakeOver},
     },
     ports::{
@@ -52,7 +53,7 @@ impl<S: Server, const RETENTION: bool> Least<S, RETENTION> {
     /// Those that `migrate --print-grants` prints.
     fn grants(&self) -> Vec<String> {
         let user = format!("'{}'@'%'", self.database.user_name());
-        grants(&user, &format!("`{}`", self.database.name), RETENTION)
+        grants(&user, &format!("`{}`", self.database.name), RETENTION, &LockTable::default())
     }
 }
 
@@ -228,6 +229,11 @@ impl Control for Divided {
         self.operator.examine().await
     }
 
+    /// A worker looks at them.
+    async fn circumstances(&self) -> Result<Circumstances, ControlError> {
+        self.worker().await.circumstances().await
+    }
+
     async fn templates(&self) -> Result<Vec<Stored>, ControlError> {
         self.operator.templates().await
     }
@@ -240,7 +246,7 @@ impl Control for Divided {
         self.operator.clean_locks(dry_run).await
     }
 
-    fn clean_locks_sql(&self) -> &'static str {
+    fn clean_locks_sql(&self) -> String {
         self.operator.clean_locks_sql()
     }
 

@@ -18,7 +18,7 @@ use crate::{
         },
     },
     domain::{
-        doctor::{Answer, Facts, Rows},
+        doctor::{Answer, Circumstances, Facts, Rows},
         eligibility::Eligibility,
     },
     ports::control::ControlError,
@@ -41,6 +41,15 @@ pub(in crate::adapters::mysql) async fn examine(lanes: &Lanes<Entrance>) -> Fact
         round_trip: answer(run(lanes, WORK_LIMIT, round_trip::Try::new()).await),
         rows: answer(rows(lanes).await),
     }
+}
+
+pub(in crate::adapters::mysql) async fn circumstances(
+    lanes: &Lanes<Entrance>,
+) -> Result<Circumstances, Fault> {
+    Ok(Circumstances {
+        server: run(lanes, WORK_LIMIT, server::Ask).await?,
+        orchestrator_ms: run(lanes, WORK_LIMIT, clock::AskOrchestrator).await?,
+    })
 }
 
 fn answer<T>(read: Result<T, Fault>) -> Answer<T> {

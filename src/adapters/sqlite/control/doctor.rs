@@ -26,7 +26,9 @@ use super::{
 use crate::{
     clock,
     domain::{
-        doctor::{Answer, Clock, Facts, RoundTrip, Rows, Server, Stored, Tables, Verb},
+        doctor::{
+            Answer, Circumstances, Clock, Facts, RoundTrip, Rows, Server, Stored, Tables, Verb,
+        },
         eligibility::Eligibility,
         id::TemplateId,
     },
@@ -46,6 +48,13 @@ pub(super) async fn examine(store: &SqliteStore) -> Facts {
         round_trip: answer(store.command(|c| Box::pin(round_trip(c))).await),
         rows: answer(store.command(|c| Box::pin(rows(c))).await),
     }
+}
+
+pub(super) async fn circumstances(store: &SqliteStore) -> Result<Circumstances, ControlError> {
+    Ok(Circumstances {
+        server: store.command(|c| Box::pin(server(c))).await?,
+        orchestrator_ms: store.command(|c| Box::pin(clock(c))).await?.orchestrator_ms,
+    })
 }
 
 fn answer<T>(read: Result<T, ControlError>) -> Answer<T> {

@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub(super) struct Ask;
+pub(super) struct AskOrchestrator;
 
 #[async_trait]
 impl Work for Ask {
@@ -35,6 +36,15 @@ impl Work for Ask {
             future,
             farthest,
         })
+    }
+}
+
+#[async_trait]
+impl Work for AskOrchestrator {
+    type Answer = Option<i64>;
+
+    async fn attempt(&mut self, session: &mut Session) -> Result<Option<i64>, Fault> {
+        orchestrator(session).await
     }
 }
 

@@ -8,7 +8,7 @@ use super::refusal;
 use crate::{
     adapters::mysql::{
         errors::Fault,
-        facts,
+        facts, rows,
         server::{Flavour, pairs},
         session::{Session, fixed},
         work::Work,
@@ -32,19 +32,33 @@ impl Work for Ask {
         let ask = fixed("SHOW GLOBAL STATUS WHERE Variable_name='Prepared_stmt_count'");
         words.extend(pairs(&session.rows(ask).await?)?);
         let engine_problem = refusal(facts::check_engines(session).await)?;
+        let daylight_saving = daylight_saving(session).await?;
         let product = match session.server.flavour {
             Flavour::MySql => "MySQL",
             Flavour::MariaDb => "MariaDB",
         };
-        Ok(Server::MySql(in_words(product, &words, engine_problem)))
+        Ok(Server::MySql(MySql { daylight_saving, engine_problem, ..in_words(product, &words) }))
     }
 }
 
-fn in_words(
-    product: &'static str,
-    words: &HashMap<String, String>,
-    engine_problem: Option<String>,
-) -> MySql {
+/// The server's zone, where winter and summer of this year are not at one offset. (NULL: it does not
+/// know the zone of its own.)
+async fn daylight_saving(session: &mut Session) -> Result<Option<String>, Fault> {
+    let ask = fixed(
+        "SELECT CAST(TIMESTAMPDIFF(MINUTE, winter, CONVERT_TZ(winter, '+00:00', @@GLOBAL.time_zone)) <> \
+         TIMESTAMPDIFF(MINUTE, summer, CONVERT_TZ(summer, '+00:00', @@GLOBAL.time_zone)) AS SIGNED), \
+         IF(@@GLOBAL.time_zone='SYSTEM', @@GLOBAL.system_time_zone, @@GLOBAL.time_zone) \
+         FROM (SELECT MAKEDATE(YEAR(UTC_TIMESTAMP()), 1) AS winter, \
+         MAKEDATE(YEAR(UTC_TIMESTAMP()), 182) AS summer) days",
+    );
+    let Some(row) = session.row(ask).await? else { return Ok(None) };
+    if rows::number(&row, 0)? != Some(1) {
+        return Ok(None);
+    }
+    rows::text(&row, 1)
+}
+
+fn in_words(product: &'static str, words: &HashMap<String, String>) -> MySql {
     let word = |name: &str| words.get(name).cloned();
     let number = |name: &str| words.get(name).and_then(|word| word.parse().ok());
     MySql {
@@ -64,6 +78,7 @@ fn in_words(
             used: number("prepared_stmt_count").unwrap_or(0),
             most: number("max_prepared_stmt_count").unwrap_or(u64::MAX),
         },
-        engine_problem,
+        daylight_saving: None,
+        engine_problem: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use sqlx::mysql::MySqlRow;
 
 use super::refusal;
 use crate::{
@@ -33,7 +34,8 @@ impl Work for Ask {
         // What cannot be seen may be there all the same.
         if tables.hidden.is_empty() {
             let pending = schema::pending(session).await?;
-            tables.pending = pending.iter().map(|step| step.what.to_owned()).collect();
+            let named = |what| session.shared.lock_table.named(what).into_owned();
+            tables.pending = pending.iter().map(|step| named(step.what)).collect();
         }
         if tables.hidden.is_empty() && tables.pending.is_empty() {
             tables.lock_key_problem = lock_key_problem(session).await?;
@@ -57,8 +59,18 @@ async fn columns(session: &mut Session) -> Result<BTreeMap<String, BTreeSet<Verb
         "SELECT CONCAT(TABLE_NAME, '.', COLUMN_NAME), PRIVILEGES FROM information_schema.COLUMNS \
          WHERE TABLE_SCHEMA=DATABASE()",
     );
-    let column = |row| Ok((rows::name(row, 0)?, verbs(&rows::name(row, 1)?)));
-    session.rows(ask).await?.iter().map(column).collect()
+    let column = |row: &MySqlRow| Ok((rows::name(row, 0)?, verbs(&rows::name(row, 1)?)));
+    let all = session.rows(ask).await?.iter().map(column).collect::<Result<Vec<_>, Fault>>()?;
+    Ok(as_usual(session, all))
+}
+
+/// What things are and have, by their usual names: those of the lock table may be others.
+fn as_usual<T>(session: &Session, things: Vec<(String, T)>) -> BTreeMap<String, T> {
+    let lock_table = &session.shared.lock_table;
+    things
+        .into_iter()
+        .filter_map(|(thing, has)| Some((lock_table.as_usual(&thing)?, has)))
+        .collect()
 }
 
 fn verbs(words: &str) -> BTreeSet<Verb> {
@@ -106,8 +118,9 @@ async fn keys(session: &mut Session) -> Result<BTreeMap<String, String>, Fault> 
          FROM information_schema.STATISTICS WHERE TABLE_SCHEMA=DATABASE() \
          GROUP BY TABLE_NAME, INDEX_NAME",
     );
-    let key = |row| Ok((rows::name(row, 0)?, rows::name(row, 1)?));
-    session.rows(ask).await?.iter().map(key).collect()
+    let key = |row: &MySqlRow| Ok((rows::name(row, 0)?, rows::name(row, 1)?));
+    let all = session.rows(ask).await?.iter().map(key).collect::<Result<Vec<_>, Fault>>()?;
+    Ok(as_usual(session, all))
 }
 
 /// As a worker asks at its start.

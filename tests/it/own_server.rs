@@ -1,0 +1,143 @@
+//! A server that one test has for itself, because it needs other settings than the one for all.
+//!
+//! **Invariant:** it listens on loopback alone, and ends with its handle, data and all; should the
+//! test's thread end without it, the kernel ends it.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    marker::PhantomData,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
+use tempfile::TempDir;
+
+use crate::{
+    mysql::{Server, kill},
+    process::wait_until,
+};
+
+/// A running server.
+pub struct OwnServer<S: Server> {
+    child: Child,
+    port: u16,
+    folder: TempDir,
+    server: PhantomData<S>,
+}
+
+impl<S: Server> OwnServer<S> {
+    /// Starts one with these settings and variables. `{}` in a setting is the folder that `prepare`
+    /// puts files into, as the server sees it.
+    pub fn start(settings: &[&str], env: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
+        let within = S::root().join("tmp");
+        let folder = tempfile::Builder::new().prefix("own.").tempdir_in(within).expect("a folder");
+        prepare(folder.path());
+        let seen = seen::<S>(folder.path());
+        let initialize = S::INITIALIZE.iter().map(|word| (*word).to_owned());
+        let mut initialize: Vec<String> = initialize.collect();
+        let datadir = initialize.pop().expect("words");
+        initialize.push(format!("{datadir}={seen}/data"));
+        let log = folder.path().join("initialize.log");
+        let made = in_root::<S>(&initialize, &log).status().expect("chroot starts");
+        assert!(made.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
+        loop {
+            let port = free_port();
+            let mut words = vec![S::DAEMON.to_owned(), "--no-defaults".into()];
+            words.extend([
+                "--user=root".into(),
+                format!("--datadir={seen}/data"),
+                format!("--socket={seen}/socket"),
+                format!("--pid-file={seen}/server.pid"),
+                "--bind-address=127.0.0.1".into(),
+                format!("--port={port}"),
+            ]);
+            words.extend(
+                S::SETTINGS.iter().chain(settings).map(|setting| setting.replace("{}", &seen)),
+            );
+            let log = folder.path().join("log");
+            let child = in_root::<S>(&words, &log).envs(env.iter().copied()).spawn();
+            let mut child = child.expect("chroot starts");
+            if is_ready(&mut child, &log) {
+                return Self { child, port, folder, server: PhantomData };
+            }
+        }
+    }
+
+    /// Without a database, under this name of its host: `mysql://root@127.0.0.1:3306/`.
+    pub fn url(&self, host: &str) -> String {
+        format!("mysql://root@{host}:{}/", self.port)
+    }
+
+    /// Runs statements as its root.
+    pub async fn exec(&self, sql: &str) {
+        let url = self.url("127.0.0.1");
+        let mut root = MySqlConnection::connect(&url).await.expect("it takes connections");
+        let done = raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut root).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// Ends the connections of this user; returns which.
+    pub async fn kill_connections_of(&self, user: &str) -> BTreeSet<String> {
+        let url = self.url("127.0.0.1");
+        let mut root = MySqlConnection::connect(&url).await.expect("it takes connections");
+        kill(&mut root, user).await
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl<S: Server> Drop for OwnServer<S> {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// How the server sees a path.
+fn seen<S: Server>(path: &Path) -> String {
+    let inside = path.strip_prefix(S::root()).expect("it is in there");
+    PathBuf::from("/").join(inside).display().to_string()
+}
+
+fn in_root<S: Server>(words: &[String], log: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    let log = File::create(log).expect("it can be written");
+    command
+        .args(["--pdeathsig", "KILL", "chroot"])
+        .arg(S::root())
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor"))
+        .stderr(log);
+    command
+}
+
+fn free_port() -> u16 {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    taken.local_addr().expect("an address").port()
+}
+
+/// `false` where somebody else was faster with the port.
+fn is_ready(child: &mut Child, log: &Path) -> bool {
+    wait_until("the server is ready", || {
+        let text = fs::read_to_string(log).expect("it logs");
+        if text.contains("ready for connections") {
+            return Some(true);
+        }
+        child.try_wait().expect("a child").map(|status| {
+            let is_taken = text.to_lowercase().contains("address already in use");
+            assert!(is_taken, "{status}: {text}");
+            false
+        })
+    })
+}
