@@ -37,6 +37,8 @@ mod faults;
 mod fleet;
 mod handover;
 mod history;
+mod outage;
+mod races;
 mod spoiled;
 mod twin;
 mod workload;
@@ -105,8 +107,7 @@ async fn set_up(instance: Instance, workload: &Workload) -> (Arena, MySqlStore) 
     let url = format!("{root}{DATABASE}");
     let mut stranger = MySqlConnection::connect(&root).await.expect("a server");
     let sql = format!(
-        "CREATE DATABASE {DATABASE}; CREATE USER {USER} IDENTIFIED BY '{PASSWORD}'; USE {DATABASE}; \
-         SET GLOBAL log_bin_trust_function_creators=1"
+        "CREATE DATABASE {DATABASE}; CREATE USER {USER} IDENTIFIED BY '{PASSWORD}'; USE {DATABASE}"
     );
     raw_sql(AssertSqlSafe(sql)).execute(&mut stranger).await.expect("a database");
     let settings = Settings::new(SecretString::from(url.clone()));

@@ -258,3 +258,28 @@ async fn its_commands_for_a_database_work_one_after_the_other<S: Server>() {
     worker.signal(Signal::TERM);
     assert!(worker.wait().success());
 }
+
+/// All that stands in the files of a folder and of those below it.
+fn sources(folder: &Path) -> String {
+    let entries =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let read = |path: std::path::PathBuf| {
+        if path.is_dir() { sources(&path) } else { fs::read_to_string(path).unwrap_or_default() }
+    };
+    entries.map(read).collect()
+}
+
+#[test]
+fn every_promise_is_shown_by_tests_that_there_are() {
+    let sources = sources(&project().join("tests/it"));
+    let promises = table("| | promise | shown by |");
+    let names: Vec<&str> = promises.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(names, ["G1", "G2", "G3", "G4", "G5", "G6", "G7"]);
+    for row in &promises {
+        let tests: Vec<&str> = code(&row[2]).filter(|name| !name.contains('.')).collect();
+        assert!(!tests.is_empty(), "{row:?}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}")), "there is no test {test}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A worker and the Go service reach for the same execution at the same moment: 200 times here, 10,000
+//! times with `ORCHESTRATOR_TEST_SCALE=soak`; with the guard trigger and without.
+
+use std::{collections::BTreeMap, io::Write, time::Duration};
+
+use orchestrator_worker::{
+    domain::id::ExecutionId,
+    ports::{
+        control::Control,
+        executions::{Advance, Advanced, ExecutionStore},
+    },
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::{
+    history::{Effect, Rule, violations},
+    twin::{Fared, Twin},
+    workload::append,
+};
+use crate::{
+    contract::{Subject, world::*, writes::*},
+    mysql::{Database, Server},
+    process::is_soak,
+    stores::on_both_servers,
+};
+
+on_both_servers! {
+    with_the_guard_no_execution_is_ever_begun_by_both
+    without_the_guard_only_a_start_by_the_id_alone_comes_beside_a_worker
+}
+
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("somebody listens");
+}
+
+/// Races for one execution after the other.
+struct Races<S: Server> {
+    world: World<Database<S>>,
+    dir: TempDir,
+    twin: Twin,
+    random: StdRng,
+    fared: BTreeMap<Fared, u32>,
+}
+
+impl<S: Server> Races<S> {
+    async fn new() -> Self {
+        let world = World::<Database<S>>::new().await;
+        world.apply(&workflow("w", chain(&["one"]))).await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let twin = Twin::new(world.subject.url(None), dir.path().join("log"), 3600);
+        let random = StdRng::seed_from_u64(7);
+        Self { world, dir, twin, random, fared: BTreeMap::new() }
+    }
+
+    async fn run(&mut self) -> Vec<Effect> {
+        let count = if is_soak() { 10_000 } else { 200 };
+        for _ in 0..count {
+            let execution = self.world.submit(&"template-w".into()).await;
+            let log = self.dir.path().join("log");
+            // The Go service reads first and writes a few statements later.
+            let late = Duration::from_micros(self.random.random_range(0..6_000));
+            let worker = async {
+                sleep(late).await;
+                work(&self.world, &log).await;
+            };
+            let (fared, ()) = tokio::join!(self.twin.run(execution.as_str()), worker);
+            *self.fared.entry(fared).or_default() += 1;
+            self.end(&execution).await;
+        }
+        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        text.lines().filter_map(Effect::parse).collect()
+    }
+
+    /// What the trigger kept from both, because each gave way to the other, is not left over.
+    async fn end(&self, execution: &ExecutionId) {
+        if self.world.status(execution).await == "pending" {
+            self.world.a.cancel(execution).await.expect("it is cancelled");
+        }
+        self.world.subject.exec("DELETE FROM distributed_locks").await;
+    }
+}
+
+/// Claims what there is and runs it.
+async fn work<S: Server>(world: &World<Database<S>>, log: &std::path::Path) {
+    for claim in world.a.claim(&who("a"), 1).await.expect("a claim").claims {
+        let (execution, fence) = (&claim.lease.execution, claim.lease.fence);
+        append(log, &format!("start {execution} one {fence} 1 k"));
+        sleep(Duration::from_millis(10)).await;
+        append(log, &format!("end {execution} one {fence} 1 k"));
+        let sent = Advance {
+            ended: vec![succeeded(&claim, "one")],
+            finish: Some(success()),
+            ..advance(&claim)
+        };
+        let answer = send(&world.a, &sent).await;
+        assert!(answer == Ok(Advanced::Recorded) || answer.is_err(), "{answer:?}");
+    }
+}
+
+fn begun_by_both(effects: &[Effect]) -> usize {
+    let found = violations(effects, &super::history::Rows::default());
+    let both: std::collections::BTreeSet<String> =
+        found.into_iter().filter(|it| it.rule == Rule::TwoRunners).map(|it| it.step.0).collect();
+    both.len()
+}
+
+async fn with_the_guard_no_execution_is_ever_begun_by_both<S: Server>() {
+    let mut races = Races::<S>::new().await;
+    races.world.a.guard(false).await.expect("it is guarded");
+    let effects = races.run().await;
+    let both = begun_by_both(&effects);
+    say(&format!("{}: races with the guard: {:?}, {both} begun by both", S::NAME, races.fared));
+    assert_eq!(both, 0);
+    assert!(races.fared.contains_key(&Fared::Ran), "the Go service had its share");
+    assert!(races.fared.keys().any(|fared| *fared != Fared::Ran), "and the worker");
+}
+
+async fn without_the_guard_only_a_start_by_the_id_alone_comes_beside_a_worker<S: Server>() {
+    let mut races = Races::<S>::new().await;
+    let effects = races.run().await;
+    let both = begun_by_both(&effects);
+    say(&format!("{}: races without it: {:?}, {both} begun by both", S::NAME, races.fared));
+    // A worker never begins what the Go service has locked or begun: it is the second each time.
+    for pair in effects.windows(2) {
+        let [first, second] = pair else { unreachable!("windows of two") };
+        let is_one = first.execution == second.execution;
+        assert!(!(is_one && first.fence == 0 && second.fence > 0), "{first:?}, then {second:?}");
+    }
+}
