@@ -175,6 +175,7 @@ async fn work_while_whole(
     let drain = &shared.tools.drain;
     let mut work = pin!(async {
         announce(shared).await;
+        watcher::look_first(shared).await;
         claim_until_draining(shared).await.map_err(WorkError::Store)
     });
     let mut broken = false;

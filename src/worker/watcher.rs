@@ -55,6 +55,15 @@ pub async fn watch(shared: Arc<Shared>) {
     }
 }
 
+/// Before the first claim, so that what somebody has begun, perhaps the process before this one, goes
+/// before what is new. Whatever keeps it from looking, the claim that follows tells.
+pub async fn look_first(shared: &Arc<Shared>) {
+    if let Err(error) = look(shared, &mut Tried::new()).await {
+        debug!(%error, "other workers could not be watched");
+        shared.owe(0);
+    }
+}
+
 /// When each was tried without success.
 type Tried = HashMap<ExecutionId, Instant>;
 

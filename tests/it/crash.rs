@@ -248,19 +248,23 @@ pub async fn a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_a
     let volume = tempfile::tempdir().expect("a folder");
     let start = || {
         // So long that nobody could have waited for it.
-        let patient = [("ORCHESTRATOR_WORKER__LOCK__TTL", "60s")];
+        let patient =
+            [("ORCHESTRATOR_WORKER__LOCK__TTL", "60s"), ("ORCHESTRATOR_WORKER__SLOTS", "1")];
         Worker::start(&url, "a", &[&in_pod(&volume)[..], &patient].concat())
     };
     let mut first = start();
     first.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     let in_flight = ten.wait_for_step_4(1);
+    // What is new would fill the only slot, and waits for what was begun.
+    let waits = world.submit_chain(&["one"]).await;
     first.signal(Signal::KILL);
     first.wait();
 
     let second = start();
     let taken = second.wait_for("execution.taken_over");
     assert_eq!(taken["cause"], "container_restarted");
+    assert_eq!(world.status(&waits).await, "pending");
     ten.wait_for_step_4(2);
     assert!(!in_flight.is_there(), "it was gone before the next attempt began");
     ten.open_gate();
@@ -269,8 +273,8 @@ pub async fn a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_a
     ten.assert_only_step_4_ran_again();
     let lost = ("lost".to_owned(), Some("container_restarted".to_owned()));
     assert_eq!(outcomes_of_step_4(&shown), [lost, ("success".to_owned(), None)]);
-    let claims = "SELECT ow_claims FROM workflow_executions";
-    assert_eq!(world.subject.one(claims).await.as_deref(), Some("1"), "an unclean end");
+    let claims = format!("SELECT ow_claims FROM workflow_executions WHERE id='{execution}'");
+    assert_eq!(world.subject.one(&claims).await.as_deref(), Some("1"), "an unclean end");
 }
 
 pub async fn beside_a_living_process_of_its_pod_a_worker_waits_for_the_lease<S: Served>() {
