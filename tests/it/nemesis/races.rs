@@ -63,13 +63,13 @@ impl<S: Server> Races<S> {
         for _ in 0..count {
             let execution = self.world.submit(&"template-w".into()).await;
             let log = self.dir.path().join("log");
-            // The Go service reads first and writes a few statements later.
-            let late = Duration::from_micros(self.random.random_range(0..6_000));
-            let worker = async {
+            // A claim takes a dozen statements, the Go service reads and starts in a few.
+            let late = Duration::from_micros(self.random.random_range(0..15_000));
+            let twin = async {
                 sleep(late).await;
-                work(&self.world, &log).await;
+                self.twin.run(execution.as_str()).await
             };
-            let (fared, ()) = tokio::join!(self.twin.run(execution.as_str()), worker);
+            let (fared, ()) = tokio::join!(twin, work(&self.world, &log));
             *self.fared.entry(fared).or_default() += 1;
             self.end(&execution).await;
         }

@@ -1,6 +1,9 @@
 //! The Go service, as our own words say what it does: its sequence for one execution, on the same
 //! tables, with its own clock.
 //!
+//! Its statements are sent as text: prepared ones, of which it has as many as executions, would be closed
+//! one by one, at 40 ms each (see docs/performance.md).
+//!
 //! **Invariant:** it holds no fence and looks at no column of ours; whatever keeps it from doing harm is
 //! in the tables.
 
@@ -9,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 use sqlx::{
     AssertSqlSafe, Connection, MySqlConnection, Row as _,
     mysql::{MySqlDatabaseError, MySqlRow},
-    query, raw_sql,
+    raw_sql,
 };
 use tokio::time::sleep;
 
@@ -119,13 +122,13 @@ impl Twin {
                 return true;
             }
             let read = format!(
-                "SELECT owner, expires_at < FROM_UNIXTIME({now}) FROM distributed_locks \
+                "SELECT owner, CAST(expires_at < FROM_UNIXTIME({now}) AS SIGNED) FROM distributed_locks \
                  WHERE lock_key='{key}'"
             );
             let rows = self.rows(&read).await;
-            match rows.first().map(|row| (row.get::<String, _>(0), row.get::<bool, _>(1))) {
+            match rows.first().map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1))) {
                 Some((holder, _)) if holder == owner => return true,
-                Some((holder, true)) => {
+                Some((holder, 1)) => {
                     let steal = format!(
                         "UPDATE distributed_locks SET owner='{owner}', \
                          expires_at=FROM_UNIXTIME({expires}) WHERE lock_key='{key}' \
@@ -191,7 +194,7 @@ impl Twin {
             let Some(connection) = self.connection().await else { continue };
             let sent = async {
                 let mut transaction = connection.begin().await?;
-                query(AssertSqlSafe(sql.to_owned())).execute(&mut *transaction).await?;
+                raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *transaction).await?;
                 transaction.commit().await
             };
             match sent.await {
@@ -205,7 +208,7 @@ impl Twin {
     async fn rows(&mut self, sql: &str) -> Vec<MySqlRow> {
         loop {
             let Some(connection) = self.connection().await else { continue };
-            match query(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await {
+            match raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(connection).await {
                 Ok(rows) => return rows,
                 Err(_) => self.connection = None,
             }
