@@ -100,7 +100,8 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
     arena.fleet.stop();
     assert_eq!(found, [], "{}", shown(&found));
     let lost = rows.attempts.values().flatten().filter(|attempt| attempt.outcome == "lost");
-    assert!(lost.count() > 0, "nothing was ever in danger");
+    // A few faults may all strike idle workers.
+    assert!(rounds < 10 || lost.count() > 0, "nothing was ever in danger");
 }
 
 /// A migrated and guarded database, the workers as a user with the least rights, the templates.
