@@ -1,9 +1,10 @@
 //! How long an execution stands still when its worker goes: from a SIGKILL, and from a hand-back after
 //! SIGTERM, until another has begun its step again. 6 of each; 200 with `ORCHESTRATOR_TEST_SCALE=soak`.
+//!
+//! **Invariant:** figures are printed, and no test fails because one of them is large.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     history::What,
+    say,
     workload::{LONG, Workload, append, ask},
 };
 use crate::{
@@ -157,22 +159,21 @@ impl<S: Server> Crew<S> {
     }
 }
 
-fn say(what: &str, figures: &[Duration]) {
+fn tell(what: &str, figures: &[Duration]) {
     let at = |percent: usize| figures[(figures.len() - 1) * percent / 100].as_secs_f64();
-    let text = format!(
+    say(&format!(
         "{what}: p50 {:.2} s, p99 {:.2} s, longest {:.2} s of {}",
         at(50),
         at(99),
         at(100),
         figures.len()
-    );
-    writeln!(std::io::stderr(), "{text}").expect("somebody listens");
+    ));
 }
 
 async fn what_a_killed_worker_held_goes_on_after_its_ttl<S: Server>() {
     let mut crew = Crew::<S>::new().await;
     let figures = crew.measure(Signal::KILL, |_| true).await;
-    say(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &figures);
+    tell(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &figures);
     assert!(figures[0] > Duration::from_secs(5), "a lease that was just renewed is not taken");
     assert!(crew.lost("lost/lease_expired").await >= 3);
 }
@@ -181,7 +182,7 @@ async fn what_a_drained_worker_hands_back_goes_on_at_the_next_look<S: Server>() 
     let mut crew = Crew::<S>::new().await;
     let is_gone = |worker: &Worker| worker.logged("execution.handed_back") > 0;
     let figures = crew.measure(Signal::TERM, is_gone).await;
-    say(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &figures);
+    tell(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &figures);
     assert!(crew.lost("drained/-").await >= 3);
     assert_eq!(crew.lost("lost/lease_expired").await, 0, "no lease had to run out");
 }

@@ -1,7 +1,9 @@
 //! A network that swallows everything, at the default TTL of 30 s: how long it may, and how soon the
 //! work is dead whose lease nobody can renew.
+//!
+//! **Invariant:** nothing runs any more when another may take it over.
 
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use sqlx::Row as _;
@@ -9,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     history::{Effect, What},
+    say,
     workload::{LONG, Workload, ask},
 };
 use crate::{
@@ -69,12 +72,11 @@ async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_th
         sleep(Duration::from_millis(20)).await;
     }
     let killed = last.1 - since;
-    let text = format!(
+    say(&format!(
         "{}: from a black hole to the death of what ran, at a TTL of 30 s: {:.2} s",
         S::NAME,
         killed.as_secs_f64()
-    );
-    writeln!(std::io::stderr(), "{text}").expect("somebody listens");
+    ));
     assert!(killed < TTL, "before anybody may take it over");
     proxy.set(Mode::Pass);
     worker.signal(Signal::TERM);

@@ -1,9 +1,10 @@
 //! A worker and the Go service reach for the same execution at the same moment: 200 times here, 10,000
 //! times with `ORCHESTRATOR_TEST_SCALE=soak`; with the guard trigger and without.
+//!
+//! **Invariant:** who has begun what is told by the effects of both alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 
 use super::{
     history::{Effect, Rows, Rule, What, violations},
+    say,
     twin::{Fared, Twin},
     workload::append,
 };
@@ -33,10 +35,6 @@ use crate::{
 on_both_servers! {
     with_the_guard_no_execution_is_ever_begun_by_both
     without_the_guard_only_a_start_by_the_id_alone_comes_beside_a_worker
-}
-
-fn say(text: &str) {
-    writeln!(std::io::stderr(), "{text}").expect("somebody listens");
 }
 
 /// Races for one execution after the other.
