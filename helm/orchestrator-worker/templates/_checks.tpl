@@ -22,6 +22,11 @@ dict whose list `sentences` grows. */}}
 {{- $_ := set $wrong "sentences" (append $wrong.sentences (index . 1)) }}
 {{- end }}
 
+{{/* A value as text, and nothing for one that is not given; 0 is. */}}
+{{- define "orchestrator-worker.given" -}}
+{{- if not (kindIs "invalid" .) }}{{ . }}{{ end }}
+{{- end }}
+
 {{- define "orchestrator-worker.checks.image" -}}
 {{- if not .values.image.repository }}
 {{- $name := printf "registry.example/orchestrator-worker:%s" .root.Chart.AppVersion }}
@@ -143,19 +148,19 @@ dict whose list `sentences` grows. */}}
 {{- end }}
 {{- $pdb := .values.podDisruptionBudget }}
 {{- if $pdb.enabled }}
-{{- $neither := and (kindIs "invalid" $pdb.minAvailable) (kindIs "invalid" $pdb.maxUnavailable) }}
-{{- $both := not (or (kindIs "invalid" $pdb.minAvailable) (kindIs "invalid" $pdb.maxUnavailable)) }}
-{{- if or $neither $both }}
-{{- include "orchestrator-worker.wrong" (list .wrong "podDisruptionBudget takes maxUnavailable or minAvailable, one of them: set the other to null.") }}
-{{- else if has (toString $pdb.maxUnavailable) (list "0" "0%") }}
+{{- $most := include "orchestrator-worker.given" $pdb.maxUnavailable }}
+{{- $least := include "orchestrator-worker.given" $pdb.minAvailable }}
+{{- if eq (empty $most) (empty $least) }}
+{{- include "orchestrator-worker.wrong" (list .wrong "podDisruptionBudget takes maxUnavailable or minAvailable, one of them: leave the other empty.") }}
+{{- else if has $most (list "0" "0%") }}
 {{- include "orchestrator-worker.wrong" (list .wrong "podDisruptionBudget.maxUnavailable is 0, so that no node with a worker could ever be drained: allow for 1.") }}
-{{- else if not (or (kindIs "string" $pdb.minAvailable) (kindIs "invalid" $pdb.minAvailable)) }}
+{{- else if regexMatch "^[0-9]+$" $least }}
 {{- $fewest := .values.replicas | int64 }}
 {{- if or .values.autoscaling.hpa.enabled .values.autoscaling.keda.enabled }}
 {{- $fewest = .values.autoscaling.minReplicas | int64 }}
 {{- end }}
-{{- if ge (int64 $pdb.minAvailable) $fewest }}
-{{- $say := printf "podDisruptionBudget.minAvailable is %d, and there may be %d workers, so that no node with a worker could ever be drained: make it less." (int64 $pdb.minAvailable) $fewest }}
+{{- if ge (int64 $least) $fewest }}
+{{- $say := printf "podDisruptionBudget.minAvailable is %s, and there may be %d workers, so that no node with a worker could ever be drained: make it less." $least $fewest }}
 {{- include "orchestrator-worker.wrong" (list .wrong $say) }}
 {{- end }}
 {{- end }}
@@ -190,6 +195,9 @@ dict whose list `sentences` grows. */}}
 {{- end }}
 {{- if and $keda.enabled (not $keda.triggers) (not $keda.existingSecret) (not .values.database.host) }}
 {{- include "orchestrator-worker.wrong" (list .wrong "autoscaling.keda cannot read the URL of a worker: name a Secret with USER:PASSWORD@tcp(HOST:3306)/NAME in autoscaling.keda.existingSecret, or give database.host.") }}
+{{- end }}
+{{- if and $keda.enabled (not $keda.triggers) (not $keda.existingSecret) .values.database.host (ne .values.config.database.tls "insecure") }}
+{{- include "orchestrator-worker.wrong" (list .wrong "autoscaling.keda would speak to database.host without TLS, and config.database.tls is verify_identity: name a Secret with USER:PASSWORD@tcp(HOST:3306)/NAME?tls=true in autoscaling.keda.existingSecret.") }}
 {{- end }}
 {{- if and $keda.enabled $keda.triggers $keda.existingSecret }}
 {{- include "orchestrator-worker.wrong" (list .wrong "autoscaling.keda.existingSecret is given, and autoscaling.keda.triggers take the place of the trigger that would use it: leave one of them out.") }}
