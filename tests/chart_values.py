@@ -102,7 +102,7 @@ def schema():
 
 def resolve(part, whole):
     while "$ref" in part:
-        part = whole["$defs"][part["$ref"].rsplit("/", 1)[1]]
+        part = whole["definitions"][part["$ref"].rsplit("/", 1)[1]]
     return part
 
 
@@ -185,6 +185,8 @@ CONTRADICTIONS = [
     ({"config": {"lock": {"ttl": "10s", "renew_every": "3334ms"}}},
      "config.lock.renew_every is 3334ms, and a lease of 10s must be renewed three times within its time: "
      "make it a third of config.lock.ttl at most, and more than nothing."),
+    ({"drain": {"margin": "9999ms"}},
+     "drain.margin is 9999ms, and a worker needs 10s to end after its drain: make it 10s at least."),
     ({"config": {"step": {"backoff": {"base": "2m", "cap": "90s"}}}},
      "config.step.backoff.cap is 90s, and config.step.backoff.base 2m: the longest pause cannot be less "
      "than the first."),
@@ -327,7 +329,7 @@ def the_schema_is_closed_at_every_level():
         elif is_object:
             more = part.get("additionalProperties")
             need(more is False or more == {"type": "string"}, where, "is open")
-        for name, inner in (part.get("properties", {}) | part.get("$defs", {})).items():
+        for name, inner in (part.get("properties", {}) | part.get("definitions", {})).items():
             walk(inner, f"{where}.{name}")
         walk(part.get("items"), f"{where}[]")
 

@@ -97,6 +97,11 @@ dict whose list `sentences` grows. */}}
 {{- $say := printf "config.lock.renew_every is %s, and a lease of %s must be renewed three times within its time: make it a third of config.lock.ttl at most, and more than nothing." $config.lock.renew_every $config.lock.ttl }}
 {{- include "orchestrator-worker.wrong" (list .wrong $say) }}
 {{- end }}
+{{- $margin := .values.drain.margin }}
+{{- if lt (include "orchestrator-worker.milliseconds" $margin | int64) 10000 }}
+{{- $say := printf "drain.margin is %s, and a worker needs 10s to end after its drain: make it 10s at least." $margin }}
+{{- include "orchestrator-worker.wrong" (list .wrong $say) }}
+{{- end }}
 {{- $base := include "orchestrator-worker.milliseconds" $config.step.backoff.base | int64 }}
 {{- $cap := include "orchestrator-worker.milliseconds" $config.step.backoff.cap | int64 }}
 {{- if lt $cap $base }}
