@@ -19,8 +19,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::domain::{
-    eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess, retention::Retention,
-    retry::Backoff,
+    drain_contract::PodTerms, eligibility::Eligibility, id::Owner, lease::LeaseTerms,
+    pod::PodProcess, retention::Retention, retry::Backoff,
 };
 
 mod check;
@@ -50,6 +50,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Folders of running steps stand in here.
     pub state_dir: PathBuf,
+    /// What the pod is given, if whoever made it says so.
+    pub pod: Option<PodTerms>,
     pub log: Log,
     pub otlp: Otlp,
     /// Kubernetes started this process.
@@ -189,6 +191,7 @@ impl Config {
             shell: check::shell(settings, origins, around)?,
             http: http::http(settings, origins, around)?,
             admin: check::admin(settings, origins, around.in_pod())?,
+            pod: check::pod(settings, origins)?,
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,
             otlp: otlp(around),

@@ -8,6 +8,7 @@ pub mod cut;
 pub mod deferral;
 pub mod definition;
 pub mod doctor;
+pub mod drain_contract;
 pub mod egress;
 pub mod eligibility;
 pub mod execution;

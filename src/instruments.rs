@@ -110,6 +110,8 @@ pub struct Instruments {
     pub db_errors: Family<ByKind, Counter>,
     /// Of the database; see `doctor`.
     pub database_warnings: Family<ByKind, Gauge>,
+    /// Of the pod; see `doctor`.
+    pub drain_contract_ok: Gauge,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -173,6 +175,15 @@ impl Instruments {
                 "database_warnings",
                 "1: this was so when the worker began; see `doctor`",
             ),
+            drain_contract_ok: {
+                let ok = gauge(
+                    r,
+                    "drain_contract_ok",
+                    "0: the pod's terms, or a step, did not fit the drain when the worker began",
+                );
+                ok.set(1);
+                ok
+            },
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),
             drain_abandoned: counter(r, "drain_abandoned", "Executions not handed back in time"),

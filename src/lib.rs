@@ -85,8 +85,8 @@
 //! [`Signals::obey`](signals::Signals::obey) turns the first SIGTERM into a wish, and
 //! [`Drain::follow`](worker::drain::Drain::follow) into moments: nothing new is claimed or
 //! started, [`Health::ready`](worker::health::Health::ready) says why, and running steps may go on
-//! for [`patience`](worker::drain::patience). What still runs then is stopped. A driver whose steps
-//! have all ended returns [`Driven::Drained`](worker::driver::Driven::Drained), and its execution
+//! for [`patience`](domain::drain_contract::patience). What still runs then is stopped. A driver whose
+//! steps have all ended returns [`Driven::Drained`](worker::driver::Driven::Drained), and its execution
 //! is handed back by [`ExecutionStore::hand_back`](ports::executions::ExecutionStore::hand_back):
 //! it stays `running`, is nobody's, and the next survey of any worker takes it at once. A second
 //! signal kills what runs and waits for nothing. At the end the admin port closes and

@@ -279,7 +279,15 @@ OTHERS = {
 TEXTS = ["other", "7s", "9MiB", "9Gi", "+01:00", "[::]:9500", "33%", "sha256:" + "a" * 64, "http://other:1"]
 
 # The chart decides these itself; the worker's README has them.
-NOT_IN_THE_CHART = {"name", "state_dir", "database.url", "database.password_file"}
+NOT_IN_THE_CHART = {
+    "name",
+    "state_dir",
+    "database.url",
+    "database.password_file",
+    "pod.termination_grace_period",
+    "pod.pre_stop",
+    "pod.disruption_budget",
+}
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}
 

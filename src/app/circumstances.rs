@@ -5,24 +5,40 @@
 
 use super::{AppError, Stores};
 use crate::{
-    config::Store,
-    domain::doctor::{self, Caution, CautionKind, Circumstances},
+    config::{Config, Store},
+    domain::{
+        doctor::{self, Caution, CautionKind, Circumstances},
+        drain_contract::{Breach, breaches},
+    },
     instruments::{ByKind, Instruments},
 };
 
 pub async fn look(
     stores: &Stores,
-    store: &Store,
+    config: &Config,
     instruments: &Instruments,
 ) -> Result<(), AppError> {
-    let Circumstances { server, orchestrator_ms } = stores.control.circumstances().await?;
-    if let Store::MySql(mysql) = store
+    let Circumstances { server, orchestrator_ms, longest_step } =
+        stores.control.circumstances().await?;
+    if let Store::MySql(mysql) = &config.store
         && let Some(sentence) = doctor::wrong_zone(orchestrator_ms, &mysql.time_offset)
     {
         return Err(AppError::WrongZone(sentence));
     }
     tell(&doctor::cautions(&server), instruments);
+    if let Some(terms) = &config.pod {
+        let deadline = config.worker.drain_deadline;
+        hold_to(&breaches(terms, deadline, longest_step.as_ref()), instruments);
+    }
     Ok(())
+}
+
+/// The terms of the pod.
+fn hold_to(breaches: &[Breach], instruments: &Instruments) {
+    instruments.drain_contract_ok.set(i64::from(breaches.is_empty()));
+    for Breach { found, repair } in breaches {
+        tracing::warn!(event = "drain.contract", repair, "{found}");
+    }
 }
 
 fn tell(cautions: &[Caution], instruments: &Instruments) {

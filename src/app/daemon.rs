@@ -121,7 +121,7 @@ impl Daemon {
 
     async fn open_once(&self) -> Result<Stores, AppError> {
         let stores = stores::open(&self.config.store).await?;
-        circumstances::look(&stores, &self.config.store, &self.instruments).await?;
+        circumstances::look(&stores, &self.config, &self.instruments).await?;
         Ok(stores)
     }
 

@@ -30,8 +30,8 @@ use crate::{
 ///
 /// Checks, in this order: where the settings came from; connection and server; schema, indexes and
 /// grants (those of a worker); clock and zone; a lock that is acquired, renewed and released for trial,
-/// and leaves nothing; executions of unknown status and backlog; expired lock rows; and whether the
-/// OTLP endpoint takes connections. Run it as a worker's user, with a worker's settings.
+/// and leaves nothing; executions of unknown status and backlog; expired lock rows; whether a drain has
+/// the time that it takes; and whether the OTLP endpoint takes connections. Run it as a worker's user, with a worker's settings.
 ///
 /// It mends two things by itself, unless --dry-run is given: steps of the migration that are not done
 /// (as `migrate`), and expired lock rows that nobody needs (as `locks clean`). All else is advice: a
@@ -129,6 +129,8 @@ fn view(config: &Config) -> View {
         retention: worker.retention != Retention::default(),
         time_offset,
         lock_table,
+        drain_deadline: worker.drain_deadline,
+        pod: config.pod.clone(),
     }
 }
 

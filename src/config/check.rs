@@ -14,6 +14,7 @@ use super::{
     settings::{Names, Settings},
 };
 use crate::domain::{
+    drain_contract::PodTerms,
     eligibility::{Backlog, Eligibility},
     id::Owner,
     lease::LeaseTerms,
@@ -184,6 +185,16 @@ fn limits(settings: &Settings, origins: &Origins) -> Result<ShellLimits, ConfigE
         processes: limits.processes.map(processes).transpose()?,
         file_size: bytes("shell.limits.file_size", &limits.file_size, KIB..=1024 * GIB)?,
     })
+}
+
+/// What the pod is given; nothing where nobody said how long it has.
+pub(super) fn pod(settings: &Settings, origins: &Origins) -> Result<Option<PodTerms>, ConfigError> {
+    let pod = &settings.pod;
+    let within = |key, text: &str| duration(origins, key, text, Duration::ZERO..=LONGEST);
+    let pre_stop = within("pod.pre_stop", &pod.pre_stop)?;
+    let Some(grace) = &pod.termination_grace_period else { return Ok(None) };
+    let grace = within("pod.termination_grace_period", grace)?;
+    Ok(Some(PodTerms { grace, pre_stop, disruption_budget: pod.disruption_budget }))
 }
 
 pub(super) fn admin(

@@ -42,6 +42,7 @@ level!(Settings {
     retention: Retention = Retention::default(),
     database: Database = Database::default(),
     admin: Admin = Admin::default(),
+    pod: Pod = Pod::default(),
     log: Log = Log::default(),
 });
 
@@ -129,6 +130,15 @@ level!(Pool { lease: usize = 2, work: usize = 4 });
 level!(Admin {
     /// `0.0.0.0:9400` in a pod and `127.0.0.1:9400` else, if it is not given.
     listen: Option<String> = None,
+});
+
+level!(Pod {
+    /// What its `terminationGracePeriodSeconds` says, which a pod cannot read.
+    termination_grace_period: Option<String> = None,
+    /// How long its preStop hook takes.
+    pre_stop: String = "0s".into(),
+    /// Whether a disruption budget guards the workers' pods.
+    disruption_budget: Option<bool> = None,
 });
 
 level!(Log {

@@ -7,9 +7,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
-use super::{eligibility::Backlog, lock_table::LockTable};
+use super::{
+    drain_contract::{LongestStep, PodTerms},
+    eligibility::Backlog,
+    lock_table::LockTable,
+};
 
 mod clock;
+mod drain;
 mod export;
 mod locks;
 mod rights;
@@ -35,6 +40,8 @@ pub struct Facts {
     pub clock: Answer<Clock>,
     pub round_trip: Answer<RoundTrip>,
     pub rows: Answer<Rows>,
+    /// `None`: no template has a step.
+    pub longest_step: Answer<Option<LongestStep>>,
 }
 
 /// What a worker looks at once, before it begins.
@@ -43,6 +50,8 @@ pub struct Circumstances {
     pub server: Server,
     /// As in [`Clock`].
     pub orchestrator_ms: Option<i64>,
+    /// As in [`Facts`].
+    pub longest_step: Option<LongestStep>,
 }
 
 pub type Answer<T> = Result<T, Unanswered>;
@@ -66,6 +75,9 @@ pub struct View {
     /// `database.time_offset`; `None` for a store that keeps UTC.
     pub time_offset: Option<String>,
     pub lock_table: LockTable,
+    pub drain_deadline: Duration,
+    /// What the pod is given, if that is known.
+    pub pod: Option<PodTerms>,
 }
 
 /// How bad it is.
@@ -177,6 +189,7 @@ pub fn diagnose(facts: &Facts, view: &View, repaired: &Repaired) -> Vec<Finding>
         of_answer("lock", &facts.round_trip, locks::findings),
         of_answer("rows", &facts.rows, |rows| rows::findings(rows, view)),
         of_answer("locks", &facts.rows, |rows| locks::expired(rows, repaired)),
+        of_answer("drain", &facts.longest_step, |longest| drain::findings(longest.as_ref(), view)),
     ];
     let named = |text: &str| view.lock_table.named(text).into_owned();
     let findings = all.concat().into_iter().map(|finding| Finding {

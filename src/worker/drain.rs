@@ -12,6 +12,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::domain::drain_contract::patience;
+
 /// What the operator wants.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
@@ -32,15 +34,6 @@ pub struct Drain {
     pub interrupt: CancellationToken,
     /// What still runs is killed.
     pub abort: CancellationToken,
-}
-
-/// Time to stop a step (its grace included) and to hand its execution back.
-const MARGIN: Duration = Duration::from_secs(5);
-
-/// How long running steps may go on after the drain began: the deadline less the time to stop and
-/// hand back, but at least half of it.
-pub fn patience(deadline: Duration) -> Duration {
-    deadline.saturating_sub(MARGIN).max(deadline / 2)
 }
 
 impl Drain {
@@ -83,18 +76,5 @@ impl Drain {
         self.begin();
         self.interrupt.cancel();
         self.abort.cancel();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_may_use_the_deadline_but_for_the_time_to_hand_back() {
-        let secs = Duration::from_secs;
-        assert_eq!(patience(secs(60)), secs(55));
-        assert_eq!(patience(secs(6)), secs(3));
-        assert_eq!(patience(Duration::ZERO), Duration::ZERO);
     }
 }

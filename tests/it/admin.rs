@@ -5,6 +5,7 @@
 mod later;
 mod metrics;
 mod password;
+mod terms;
 mod versions;
 mod waiting;
 mod warnings;

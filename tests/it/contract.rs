@@ -133,6 +133,7 @@ macro_rules! of_operators {
                 a_trial_lock_leaves_everything_as_it_was
                 what_waits_and_what_no_version_knows_is_counted
                 a_lock_row_in_another_zone_names_the_offset_to_set
+                the_step_that_may_run_for_longest_is_found
                 what_doctor_cleans_is_what_locks_clean_cleans
                 a_column_that_somebody_has_dropped_is_named
                 a_template_that_is_called_runnable_is_claimed_and_one_refused_is_not

@@ -13,6 +13,7 @@ use crate::{
 on_every_store! {
     a_dry_run_says_what_it_would_mend_and_without_it_that_is_mended
     templates_are_told_with_the_rest
+    the_terms_of_a_pod_are_held_against_the_drain
 }
 
 fn doctor(url: &str, args: &[&str], env: &[(&str, &str)]) -> Ended {
@@ -82,6 +83,24 @@ async fn templates_are_told_with_the_rest<S: Served>() {
     assert_eq!(bad.code, Some(1), "{bad:?}");
     assert!(bad.stdout.contains("hello: refused: this version does not know executor"), "{bad:?}");
     assert_eq!(doctor(&url, &[], &[]).code, Some(0), "nobody asked for templates");
+}
+
+async fn the_terms_of_a_pod_are_held_against_the_drain<S: Served>() {
+    let subject = S::create().await;
+    let url = subject.url();
+    let drain = |env: &[(&str, &str)]| {
+        let all = found(&doctor(&url, &["--output", "json"], env));
+        of(&all, "drain").clone()
+    };
+    let unknown = drain(&[]);
+    assert_eq!(unknown["verdict"], "ok");
+    assert!(unknown["found"].as_str().is_some_and(|text| text.contains("must give it 1m 10s")));
+    let grace = "ORCHESTRATOR_WORKER__POD__TERMINATION_GRACE_PERIOD";
+    let short = drain(&[(grace, "30s")]);
+    assert_eq!(short["verdict"], "warning");
+    let repair = short["repair"].as_str().unwrap_or_default();
+    assert!(repair.contains("terminationGracePeriodSeconds to 70 "), "{short}");
+    assert_eq!(drain(&[(grace, "70s")])["verdict"], "ok");
 }
 
 #[test]

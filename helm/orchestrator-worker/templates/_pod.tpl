@@ -83,11 +83,11 @@ resources:
 {{- end }}
 {{- if ne .component "migrate" }}
 # What a pod cannot read of itself: the worker, and its doctor, say so where they do not fit what it runs.
-- name: ORCHESTRATOR_WORKER_TERMINATION_GRACE_PERIOD
+- name: ORCHESTRATOR_WORKER__POD__TERMINATION_GRACE_PERIOD
   value: {{ include "orchestrator-worker.gracePeriod" .root }}s
-- name: ORCHESTRATOR_WORKER_PRE_STOP
+- name: ORCHESTRATOR_WORKER__POD__PRE_STOP
   value: {{ include "orchestrator-worker.seconds" .root.Values.drain.preStop }}s
-- name: ORCHESTRATOR_WORKER_DISRUPTION_BUDGET
+- name: ORCHESTRATOR_WORKER__POD__DISRUPTION_BUDGET
   value: {{ .root.Values.podDisruptionBudget.enabled | quote }}
 {{- end }}
 {{- with .root.Values.otlp.endpoint }}

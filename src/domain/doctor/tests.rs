@@ -16,6 +16,8 @@ fn view() -> View {
         retention: false,
         time_offset: Some("+00:00".into()),
         lock_table: LockTable::default(),
+        drain_deadline: 60 * SECOND,
+        pod: None,
     }
 }
 
@@ -72,6 +74,7 @@ fn facts() -> Facts {
             release: SECOND / 20,
         }),
         rows: Ok(Rows::default()),
+        longest_step: Ok(None),
     }
 }
 
@@ -175,6 +178,7 @@ fn a_store_that_does_not_answer_is_told_once_with_what_to_do() {
         clock: Err(Unanswered::NotMigrated),
         round_trip: Err(Unanswered::NotMigrated),
         rows: Err(Unanswered::NotMigrated),
+        longest_step: Err(Unanswered::NotMigrated),
         ..facts()
     };
     let found = "4 steps of the migration are not done: create table a, b, c and 1 more";

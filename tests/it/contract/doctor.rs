@@ -23,6 +23,8 @@ pub fn view() -> View {
         retention: false,
         time_offset: Some("+00:00".into()),
         lock_table: LockTable::default(),
+        drain_deadline: Duration::from_secs(60),
+        pod: None,
     }
 }
 
@@ -143,6 +145,33 @@ pub async fn a_lock_row_in_another_zone_names_the_offset_to_set<S: Subject>() {
         assert_eq!(found.check, "zone");
         let repair = found.repair.expect("it says what to do");
         assert!(repair.starts_with(&format!("set database.time_offset to {offset} ")), "{repair}");
+    }
+}
+
+pub async fn the_step_that_may_run_for_longest_is_found<S: Subject>() {
+    let world = World::<S>::new().await;
+    let found = async || {
+        let longest = world.b.examine().await.longest_step.expect("there are tables");
+        let at_start = world.b.circumstances().await.expect("there are tables").longest_step;
+        assert_eq!(longest, at_start);
+        longest.map(|it| (it.template, it.step, it.timeout.as_secs()))
+    };
+    assert_eq!(found().await, None);
+    world.submit_chain(&["one", "two", "three"]).await;
+    let set = async |name: &str, timeout: &str| {
+        let sql = format!("UPDATE steps SET timeout={timeout} WHERE id='{}'", step_id(name));
+        world.subject.exec(&sql).await;
+    };
+    for (one, two, three, longest) in [
+        ("NULL", "10", "20", ("one", 30)),
+        ("0", "-5", "600", ("three", 600)),
+        ("45", "9223372036854775807", "1", ("two", 31_536_000)),
+    ] {
+        set("one", one).await;
+        set("two", two).await;
+        set("three", three).await;
+        let (step, seconds) = longest;
+        assert_eq!(found().await, Some(("chain".into(), step.into(), seconds)));
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod clock;
+mod longest_step;
 mod round_trip;
 mod server;
 mod tables;
@@ -40,6 +41,7 @@ pub(in crate::adapters::mysql) async fn examine(lanes: &Lanes<Entrance>) -> Fact
         clock: answer(run(lanes, WORK_LIMIT, clock::Ask).await),
         round_trip: answer(run(lanes, WORK_LIMIT, round_trip::Try::new()).await),
         rows: answer(rows(lanes).await),
+        longest_step: answer(run(lanes, WORK_LIMIT, longest_step::Ask).await),
     }
 }
 
@@ -49,6 +51,7 @@ pub(in crate::adapters::mysql) async fn circumstances(
     Ok(Circumstances {
         server: run(lanes, WORK_LIMIT, server::Ask).await?,
         orchestrator_ms: run(lanes, WORK_LIMIT, clock::AskOrchestrator).await?,
+        longest_step: run(lanes, WORK_LIMIT, longest_step::Ask).await?,
     })
 }
 

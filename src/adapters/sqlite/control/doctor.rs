@@ -16,7 +16,7 @@ use super::{
         SqliteStore,
         errors::Failure,
         look,
-        rows::Cells,
+        rows::{Cells, signed},
         schema,
         session::{Moment, later},
         templates,
@@ -29,8 +29,10 @@ use crate::{
         doctor::{
             Answer, Circumstances, Clock, Facts, RoundTrip, Rows, Server, Stored, Tables, Verb,
         },
+        drain_contract::LongestStep,
         eligibility::Eligibility,
         id::TemplateId,
+        step::DEFAULT_TIMEOUT,
     },
     ports::control::ControlError,
 };
@@ -47,6 +49,7 @@ pub(super) async fn examine(store: &SqliteStore) -> Facts {
         clock: answer(store.command(|c| Box::pin(clock(c))).await),
         round_trip: answer(store.command(|c| Box::pin(round_trip(c))).await),
         rows: answer(store.command(|c| Box::pin(rows(c))).await),
+        longest_step: answer(store.command(|c| Box::pin(longest_step(c))).await),
     }
 }
 
@@ -54,6 +57,7 @@ pub(super) async fn circumstances(store: &SqliteStore) -> Result<Circumstances, 
     Ok(Circumstances {
         server: store.command(|c| Box::pin(server(c))).await?,
         orchestrator_ms: store.command(|c| Box::pin(clock(c))).await?.orchestrator_ms,
+        longest_step: store.command(|c| Box::pin(longest_step(c))).await?,
     })
 }
 
@@ -242,6 +246,24 @@ async fn rows(connection: &mut SqliteConnection) -> Result<Rows, Failure> {
         unknown: unknown.count("unknown")?,
         expired_locks: locks::count_old(connection).await?,
     })
+}
+
+/// No timeout, or 0, is the default one.
+async fn longest_step(connection: &mut SqliteConnection) -> Result<Option<LongestStep>, Failure> {
+    let row = sqlx::query(
+        "SELECT t.name AS template, s.name AS step, COALESCE(NULLIF(s.timeout, 0), ?1) AS seconds
+           FROM steps s JOIN workflow_template_steps l ON l.step_id=s.id
+                        JOIN workflow_templates t ON t.id=l.template_id
+          ORDER BY seconds DESC, t.id, s.id LIMIT 1",
+    )
+    .bind(signed(DEFAULT_TIMEOUT.as_secs()))
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        let seconds = row.count("seconds")?;
+        Ok(LongestStep::new(row.word("template")?, row.word("step")?, seconds))
+    })
+    .transpose()
 }
 
 pub(super) async fn stored(connection: &mut SqliteConnection) -> Result<Vec<Stored>, Failure> {
