@@ -20,8 +20,17 @@ pub struct Instance {
 impl Instance {
     /// `server` as `tests/servers` calls it: mysql or mariadb.
     pub fn start(server: &str) -> Self {
+        Self::start_as(&["one", server])
+    }
+
+    /// One that `clock` can be told to.
+    pub fn start_with_clock(server: &str) -> Self {
+        Self::start_as(&["one", server, "clock"])
+    }
+
+    fn start_as(words: &[&str]) -> Self {
         let mut keeper = Command::new("tests/servers")
-            .args(["one", server])
+            .args(words)
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! One binary of integration tests, because each further one costs a link.
 //!
-//! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, so that
-//! `tests/run fast` can leave it out by name; none skips itself.
+//! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, one that needs
+//! a cluster in `on_cluster`, so that `tests/run` can leave it out by name; none skips itself.
 
 mod admin;
 mod architecture;
@@ -26,6 +26,7 @@ mod keys;
 mod logs;
 mod mysql;
 mod nemesis;
+mod on_cluster;
 mod one_per_template;
 mod openmetrics;
 mod own_server;

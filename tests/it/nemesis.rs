@@ -36,12 +36,12 @@ use crate::{instance::Instance, mysql::PASSWORD, process::is_soak};
 mod faults;
 mod fleet;
 mod handover;
-mod history;
+pub mod history;
 mod outage;
 mod races;
 mod spoiled;
 mod twin;
-mod workload;
+pub mod workload;
 
 const WORKERS: usize = 4;
 /// Executions that have not ended, kept up while faults strike.
@@ -73,7 +73,7 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
     let rounds = given("ORCHESTRATOR_NEMESIS_ROUNDS").unwrap_or(if is_soak() { 300 } else { 10 });
     say(&format!("nemesis on {server}: ORCHESTRATOR_NEMESIS_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
-    let instance = block_in_place(|| Instance::start(server));
+    let instance = block_in_place(|| Instance::start_with_clock(server));
     let workload = Workload::new();
     let (arena, control) = set_up(instance, &workload).await;
 
@@ -251,11 +251,11 @@ fn tell(
 }
 
 /// Past the test harness, which keeps what a passing test prints.
-fn say(text: &str) {
+pub fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").expect("somebody listens");
 }
 
-fn shown(found: &[Violation]) -> String {
+pub fn shown(found: &[Violation]) -> String {
     let lines: Vec<String> = found.iter().take(50).map(ToString::to_string).collect();
     format!("{} violations:\n{}", found.len(), lines.join("\n"))
 }

@@ -4,7 +4,7 @@
 //! up a byte, it only withholds them.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -118,9 +118,18 @@ impl Proxy {
         Self::start_spoiling(upstream, Vec::new()).await
     }
 
+    /// Where others than this machine's own reach it.
+    pub async fn start_on(address: IpAddr, upstream: SocketAddr) -> Self {
+        Self::listen((address, 0).into(), upstream, Vec::new()).await
+    }
+
     /// Through which a worker's statements lose these guards.
     pub async fn start_spoiling(upstream: SocketAddr, spoils: Vec<Spoil>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), upstream, spoils).await
+    }
+
+    async fn listen(own: SocketAddr, upstream: SocketAddr, spoils: Vec<Spoil>) -> Self {
+        let listener = TcpListener::bind(own).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mode = Arc::new(watch::Sender::new(Mode::Pass));
         let (silenced, is_silenced) = watch::channel(0);

@@ -4,8 +4,9 @@
 //! it: an execution that fails was wronged.
 
 use std::{
-    fs::File,
+    fs::{self, File, Permissions},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -86,6 +87,17 @@ impl Workload {
 
     pub fn with_long(ticks: u32, pause: f64) -> Self {
         Self { dir: tempfile::tempdir().expect("a folder"), long: (ticks, pause) }
+    }
+
+    /// In a folder that users of any kind may write to, those of pods too.
+    pub fn for_pods() -> Self {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("it is ours");
+        Self { dir, ..Self::new() }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Where the effects are written.

@@ -1,0 +1,13 @@
+//! The chart and its pods on a real Kubernetes cluster of two nodes, with a real MySQL server beside
+//! it. `tests/cluster/run` makes the cluster and the image, and runs these tests, one at a time, in the
+//! cluster's network.
+//!
+//! **Invariant:** what is judged is what the steps wrote themselves against what the tables say, and
+//! what the API server says of the pods; figures are printed, and no test fails because one is large.
+
+mod deaths;
+mod drain;
+mod kube;
+mod life;
+mod stand;
+mod waiting;

@@ -1,0 +1,132 @@
+//! Pods that come and go while executions run: scaled, rolled out, and told to go in the middle of a
+//! step that takes longer than their drain.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sqlx::Row as _;
+use tokio::{task::block_in_place, time::Instant};
+
+use super::{
+    kube::{Watch, seconds},
+    stand::{RELEASE, Stand},
+};
+use crate::{
+    nemesis::{
+        say,
+        workload::{LONG, ask},
+    },
+    process::{is_soak, wait_until},
+};
+
+const SETTINGS: &str = "config:
+  slots: 30
+  drain_deadline: 8s
+  lock: {ttl: 10s, renew_every: 2s}
+  database: {tls: insecure}
+";
+/// Executions waiting or running; one worker has slots for all, so that none that is handed back waits.
+const UNDER_WAY: i64 = 24;
+/// The API server tells whole seconds, and a worker needs a moment to hear of its end.
+const NOTICE: SignedDuration = SignedDuration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn scaling_and_rolling_out_under_load_loses_no_step() {
+    let stand = Stand::new("rolling").await;
+    let rollouts = if is_soak() { 10 } else { 3 };
+    block_in_place(|| stand.install(&format!("replicas: 1\n{SETTINGS}")));
+    let watch = Watch::start(stand.name);
+    stand.apply_workload().await;
+    let load = stand.load(UNDER_WAY, true).await;
+    block_in_place(|| {
+        for replicas in [8, 2] {
+            let began = Instant::now();
+            stand.kubectl(&["scale", "deployment", RELEASE, &format!("--replicas={replicas}")]);
+            stand.ready(replicas);
+            say(&format!("rolling: {replicas} pods after {}", seconds(began.elapsed())));
+        }
+        for _ in 0..rollouts {
+            let began = Instant::now();
+            stand.kubectl(&["rollout", "restart", "deployment", RELEASE]);
+            stand.kubectl(&["rollout", "status", "deployment", RELEASE, "--timeout=3m"]);
+            stand.ready(2);
+            say(&format!("rolling: rolled out after {}", seconds(began.elapsed())));
+        }
+    });
+    let submitted = load.end().await;
+    say(&format!("rolling: {submitted} submitted"));
+    stand.judge().await;
+    hand_overs(&stand).await;
+    nobody_was_killed_or_began_anew(&stand, &watch, 6 + 2 * rollouts).await;
+}
+
+/// Every pod that was told to go ended by itself, and began nothing after that.
+async fn nobody_was_killed_or_began_anew(stand: &Stand, watch: &Watch, went: usize) {
+    let gone: Vec<_> = watch.seen().into_iter().filter(|pod| pod.told_to_go.is_some()).collect();
+    assert_eq!(gone.len(), went, "{gone:?}");
+    for pod in gone {
+        assert_eq!((pod.exit, pod.restarts), (Some(0), 0), "{pod:?}");
+        let last = format!(
+            "SELECT CAST(UNIX_TIMESTAMP(MAX(started_at)) * 1000 AS SIGNED) FROM ow_attempts \
+             WHERE owner='{}'",
+            pod.name
+        );
+        let Some(last) = stand.one::<Option<i64>>(&last).await else { continue };
+        let last = Timestamp::from_millisecond(last).expect("a time");
+        let told = pod.told_to_go.expect("it was");
+        assert!(
+            last < told + NOTICE,
+            "{} was told to go at {told} and began a step at {last}",
+            pod.name
+        );
+    }
+    let lost = "SELECT COUNT(*) FROM ow_attempts WHERE outcome='lost'";
+    assert_eq!(stand.one::<i64>(lost).await, 0, "none was killed with a step in its hands");
+}
+
+/// From the end of an attempt that a drain stopped to the start of the next, in another pod.
+async fn hand_overs(stand: &Stand) {
+    let sql = "SELECT CAST(TIMESTAMPDIFF(MICROSECOND, a.finished_at, b.started_at) AS SIGNED) \
+               FROM ow_attempts a JOIN ow_attempts b ON b.step_execution_id=a.step_execution_id \
+                AND b.attempt=a.attempt+1 WHERE a.outcome='drained' ORDER BY 1";
+    let rows = ask(&stand.url(), sql).await.expect("the tables");
+    let figures: Vec<f64> = rows.iter().map(|row| as_seconds(row.get(0))).collect();
+    assert!(!figures.is_empty(), "no step was long enough to be handed over");
+    let at = |percent: usize| figures[(figures.len() - 1) * percent / 100];
+    say(&format!(
+        "{}: hand-over p50 {:.2} s, p99 {:.2} s, of {}",
+        stand.name,
+        at(50),
+        at(99),
+        figures.len()
+    ));
+}
+
+fn as_seconds(microseconds: i64) -> f64 {
+    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0)).as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_step_longer_than_the_drain_is_handed_over_without_using_up_a_retry() {
+    let stand = Stand::new("longer").await;
+    block_in_place(|| stand.install(&format!("replicas: 1\n{SETTINGS}")));
+    let watch = Watch::start(stand.name);
+    stand.apply_workload().await;
+    assert!(stand.workload.submit(&stand.control().await, LONG).await);
+    block_in_place(|| {
+        wait_until("the step runs", || (!stand.workload.effects().is_empty()).then_some(()));
+        let first = stand.pods().remove(0);
+        stand.kubectl(&["delete", "pod", &first.name, "--wait=true", "--timeout=60s"]);
+    });
+    stand.judge().await;
+    let attempts = "SELECT outcome, owner FROM ow_attempts ORDER BY attempt";
+    let attempts = ask(&stand.url(), attempts).await.expect("the tables");
+    let attempts: Vec<(String, String)> =
+        attempts.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let [(drained, first), (success, second)] = attempts.as_slice() else { panic!("{attempts:?}") };
+    assert_eq!((drained.as_str(), success.as_str()), ("drained", "success"));
+    assert_ne!(first, second);
+    assert_eq!(stand.one::<i64>("SELECT retry_count FROM workflow_step_executions").await, 0);
+    nobody_was_killed_or_began_anew(&stand, &watch, 1).await;
+    hand_overs(&stand).await;
+}
