@@ -159,7 +159,12 @@ impl Bench {
         let mut ids = Vec::with_capacity(self.executions);
         for _ in 0..self.executions {
             let template = "one".to_owned();
-            let submission = Submission { template, created_by: String::new(), start: Start::Now };
+            let submission = Submission {
+                template,
+                created_by: String::new(),
+                start: Start::Now,
+                traceparent: None,
+            };
             let submitted = self.store.submit(&submission).await.expect("it is submitted");
             ids.push(submitted.execution.to_string());
         }

@@ -182,7 +182,12 @@ fn submit(runtime: &Runtime, store: &dyn Both, executions: u32) {
         store.apply(&definition, &About::default()).await.expect("it is applied");
         for _ in 0..executions {
             let template = "three".to_owned();
-            let submission = Submission { template, created_by: String::new(), start: Start::Now };
+            let submission = Submission {
+                template,
+                created_by: String::new(),
+                start: Start::Now,
+                traceparent: None,
+            };
             store.submit(&submission).await.expect("it is submitted");
         }
     });

@@ -25,4 +25,5 @@ pub mod request;
 pub mod retention;
 pub mod retry;
 pub mod step;
+pub mod trace;
 pub mod workflow;

@@ -16,6 +16,7 @@ pub mod poller;
 mod reaper;
 pub mod recorder;
 mod shared;
+mod spans;
 mod told;
 mod watchdog;
 mod watcher;

@@ -97,7 +97,8 @@ async fn apply_and_submit(
 ) -> Result<(), Failure> {
     apply_file(control, file).await?;
     let template = file.definition.template.to_string();
-    let submission = Submission { template, created_by: user.into(), start: Start::Now };
+    let submission =
+        Submission { template, created_by: user.into(), start: Start::Now, traceparent: None };
     let submitted = control.submit(&submission).await?;
     tracing::info!(
         event = "execution.submitted",

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    domain::trace::Trace,
     ports::control::{AttemptDetail, ExecutionDetail, ExecutionSummary, StepDetail, UnixMillis},
 };
 
@@ -46,6 +47,8 @@ struct DetailJson {
     #[serde(flatten)]
     summary: SummaryJson,
     fence: u64,
+    /// Under which its spans are found.
+    trace_id: String,
     steps: Vec<StepJson>,
 }
 
@@ -95,10 +98,15 @@ pub fn print(detail: ExecutionDetail, word: OutputWord, config: &Config) -> Resu
 
 fn json(detail: ExecutionDetail) -> DetailJson {
     DetailJson {
+        trace_id: trace_id(&detail),
         summary: detail.summary.into(),
         fence: detail.fence,
         steps: detail.steps.into_iter().map(step_json).collect(),
     }
+}
+
+fn trace_id(detail: &ExecutionDetail) -> String {
+    Trace::of(&detail.summary.execution, &detail.origin).id().to_string()
 }
 
 fn step_json(step: StepDetail) -> StepJson {
@@ -144,6 +152,7 @@ fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
         ("state", state_word(summary.status.as_deref())),
         ("error", text::cell(summary.error.as_deref().unwrap_or_default(), CELL)),
         ("held by", text::cell(&summary.owner, 250)),
+        ("trace", trace_id(detail)),
         ("created", time(summary.created_at)),
         ("not before", not_before(summary)),
         ("started", time(summary.started_at)),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    domain::{execution::ExecutionState, id::ExecutionId},
+    domain::{execution::ExecutionState, id::ExecutionId, trace::TraceParent},
     ports::control::{Control, ExecutionDetail, Start, Submission, Submitted, UnixMillis},
 };
 
@@ -35,7 +35,8 @@ const STILL_PENDING: Duration = Duration::from_secs(10);
   orchestrator-worker submit release
   orchestrator-worker submit release --wait && echo released
   orchestrator-worker submit release --watch
-  orchestrator-worker submit report --at 2026-08-01T06:30:00Z")]
+  orchestrator-worker submit report --at 2026-08-01T06:30:00Z
+  orchestrator-worker submit release --traceparent \"$TRACEPARENT\"")]
 pub struct SubmitArgs {
     /// The template's name or id.
     template: String,
@@ -45,6 +46,9 @@ pub struct SubmitArgs {
     /// Not before this time has passed: 90s, 10m, 2h.
     #[arg(long, value_name = "TIME", conflicts_with = "at", value_parser = text::duration)]
     after: Option<Duration>,
+    /// Continue this trace: the W3C traceparent of whoever asks, as in the variable TRACEPARENT.
+    #[arg(long, value_name = "PLACE", value_parser = text::traceparent)]
+    traceparent: Option<TraceParent>,
     /// Wait until the execution has ended, and show it.
     #[arg(long)]
     wait: bool,
@@ -73,7 +77,7 @@ pub async fn submit(args: &SubmitArgs, config: &Config) -> Result<Exit, Failure>
         (None, None) => Start::Now,
     };
     let (template, created_by) = (args.template.clone(), config.user.clone());
-    let submission = Submission { template, created_by, start };
+    let submission = Submission { template, created_by, start, traceparent: args.traceparent };
     let submitted = stores.control.submit(&submission).await?;
     if args.watch {
         return watch::execution(&*stores.control, &submitted.execution, args.output, config).await;

@@ -6,7 +6,10 @@ use std::{char::REPLACEMENT_CHARACTER, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::ports::control::UnixMillis;
+use crate::{
+    domain::trace::{TraceParent, TraceParentError},
+    ports::control::UnixMillis,
+};
 
 /// `2026-07-31 12:00:03`, UTC; a time that no calendar has is given as its number.
 pub fn seconds(time: UnixMillis) -> String {
@@ -30,6 +33,11 @@ pub fn moment(text: &str) -> Result<UnixMillis, String> {
     let time: Result<Timestamp, _> = text.parse();
     time.map(|time| UnixMillis(time.as_millisecond()))
         .map_err(|_| "give a moment with its offset, such as 2026-08-01T06:30:00Z".into())
+}
+
+/// A place in a trace, as an argument.
+pub fn traceparent(text: &str) -> Result<TraceParent, TraceParentError> {
+    text.parse()
 }
 
 /// `12ms`, `3.4s`, `5m 10s`.

@@ -13,6 +13,7 @@ use crate::domain::{
     execution::ExecutionState,
     explain::Facts,
     id::{ExecutionId, StepId, TemplateId},
+    trace::{Origin, TraceParent},
 };
 
 /// A store as an operator sees it.
@@ -124,6 +125,15 @@ pub struct Submission {
     pub template: String,
     pub created_by: String,
     pub start: Start,
+    /// The submitter's place in its own trace, which the execution's continues.
+    pub traceparent: Option<TraceParent>,
+}
+
+impl Submission {
+    /// As it stands in `ow_traceparent`; empty where there is none.
+    pub fn stored_traceparent(&self) -> String {
+        self.traceparent.map(|place| place.to_string()).unwrap_or_default()
+    }
 }
 
 /// When a submitted execution is due.
@@ -301,6 +311,7 @@ pub struct ExecutionSummary {
 pub struct ExecutionDetail {
     pub summary: ExecutionSummary,
     pub fence: u64,
+    pub origin: Origin,
     /// In the order in which they are taken.
     pub steps: Vec<StepDetail>,
 }

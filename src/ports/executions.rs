@@ -17,6 +17,7 @@ use crate::domain::{
     lease::{Lease, Renewal},
     plan::{Finish, Plan, Progress, Recorded, plan},
     recovery::{Cause, Held, TakeOver},
+    trace::Origin,
     workflow::Workflow,
 };
 
@@ -139,6 +140,7 @@ pub struct Claim {
     pub kind: ClaimKind,
     /// Since its creation, by the store's clock.
     pub age: Duration,
+    pub origin: Origin,
 }
 
 impl Claim {
@@ -149,21 +151,29 @@ impl Claim {
         recorded: &[Recorded],
         mut slots: Vec<StepSlot>,
         steps_at_once: usize,
-        kind: ClaimKind,
-        age: Duration,
+        background: Background,
     ) -> Self {
         let mut progress = Progress::new(&workflow, recorded);
         let plan = plan(&workflow, &mut progress, steps_at_once);
         for id in &plan.start {
             slots[id.index()].count_attempt();
         }
-        Self { lease, workflow, slots, progress, plan, kind, age }
+        let Background { kind, age, origin } = background;
+        Self { lease, workflow, slots, progress, plan, kind, age, origin }
     }
 
     /// The first steps' starts, to be committed with the claim.
     pub fn starts(&self) -> impl Iterator<Item = StepStart> + '_ {
         self.plan.start.iter().map(|id| StepStart::of(&self.slots[id.index()]))
     }
+}
+
+/// What there is to say of an execution besides its steps.
+#[derive(Clone, Debug)]
+pub struct Background {
+    pub kind: ClaimKind,
+    pub age: Duration,
+    pub origin: Origin,
 }
 
 /// How an execution was come by.

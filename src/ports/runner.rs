@@ -40,7 +40,7 @@ pub struct Attempt {
     /// The same as long as the outcome of the effect is unknown.
     pub idempotency_key: String,
     pub fence: Fence,
-    /// Further variables for a shell, headers for HTTP: the trace.
+    /// The trace, by the names of variables: `TRACEPARENT`, `TRACESTATE`, `BAGGAGE`.
     pub trace: BTreeMap<String, String>,
     pub halt: Halt,
     /// Where a runner tells what the attempt has printed so far, at most every [`TELL_EVERY`] while it

@@ -3,7 +3,7 @@
 //! **Invariant:** a start is committed before its effect begins, the key changes only after a
 //! definite failure, and an attempt that was stopped or lost uses up no retry.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder};
+use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder, spans::Term};
 use crate::{
     clock::boot_now,
     domain::{
@@ -55,6 +55,7 @@ pub enum Tried {
 pub struct Tries {
     pub tools: Arc<Tools>,
     pub standing: Arc<Standing>,
+    pub term: Arc<Term>,
     pub step: Arc<Step>,
     pub slot: StepSlot,
     /// The execution ends: stop.
@@ -201,7 +202,7 @@ impl Tries {
                 self.slot.key_gen,
             ),
             fence: self.standing.lease.fence,
-            trace: BTreeMap::new(),
+            trace: self.term.carried(&self.step, &self.slot),
             halt: halt.clone(),
             so_far,
         }))

@@ -13,6 +13,7 @@ use tracing::{Instrument, Span, debug, error};
 use super::{
     attempts::{Tools, Tried, Tries},
     leases::Standing,
+    spans::Term,
 };
 use crate::{
     domain::{
@@ -39,6 +40,7 @@ pub enum Driven {
 pub struct Driver {
     tools: Arc<Tools>,
     standing: Arc<Standing>,
+    term: Arc<Term>,
     workflow: Arc<Workflow>,
     slots: Vec<StepSlot>,
     progress: Progress,
@@ -68,6 +70,7 @@ impl Driver {
     ) -> Driven {
         let driver = Self {
             draining: tools.drain.draining.is_cancelled(),
+            term: Arc::new(Term::new(&claim)),
             tools,
             standing,
             workflow: claim.workflow,
@@ -179,6 +182,7 @@ impl Driver {
         let tries = Tries {
             tools: self.tools.clone(),
             standing: self.standing.clone(),
+            term: self.term.clone(),
             step: Arc::new(step.clone()),
             slot,
             stop,

@@ -183,6 +183,7 @@ macro_rules! of_workers {
                 the_plan_of_the_first_claim_is_kept_though_the_template_is_edited
                 numbers_at_their_end_stop_no_claim
                 what_names_nothing_that_can_be_run_is_failed_with_the_reason
+                an_execution_has_one_origin_for_whoever_looks_at_it_or_claims_it
             }
             fenced {
                 nothing_is_written_under_another_fence

@@ -212,7 +212,12 @@ async fn hostile_steps_in_any_number_leave_neither_processes_nor_memory_nor_open
         for _ in (queue.due + queue.running)..2 * AT_ONCE {
             let place = usize::try_from(submitted).expect("few") % workflows.len();
             let template = workflows[place].0.name.clone();
-            let submission = Submission { template, created_by: String::new(), start: Start::Now };
+            let submission = Submission {
+                template,
+                created_by: String::new(),
+                start: Start::Now,
+                traceparent: None,
+            };
             store.submit(&submission).await.expect("it is submitted");
             submitted += 1;
         }

@@ -109,7 +109,12 @@ async fn play(sequences: &[Vec<&str>]) -> Vec<Vec<String>> {
         let definition = workflow(name, vec![playing(name, endings)]);
         store.apply(&definition, &About::default()).await.expect("it is applied");
         let template = definition.template.to_string();
-        let submission = Submission { template, created_by: String::new(), start: Start::Now };
+        let submission = Submission {
+            template,
+            created_by: String::new(),
+            start: Start::Now,
+            traceparent: None,
+        };
         store.submit(&submission).await.expect("it is submitted");
     }
     let player = Player::default();

@@ -42,6 +42,7 @@ mod stores;
 mod submit;
 mod telemetry;
 mod tour;
+mod traces;
 mod watch;
 mod worker;
 mod workflow_file;

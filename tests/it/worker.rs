@@ -154,7 +154,12 @@ async fn submit(store: &SqliteStore, func: &str, count: usize) -> Vec<ExecutionI
     let mut ids = Vec::new();
     for _ in 0..count {
         let template = definition.template.to_string();
-        let submission = Submission { template, created_by: String::new(), start: Start::Now };
+        let submission = Submission {
+            template,
+            created_by: String::new(),
+            start: Start::Now,
+            traceparent: None,
+        };
         ids.push(store.submit(&submission).await.expect("it is submitted").execution);
     }
     ids
@@ -306,7 +311,8 @@ async fn a_worker_that_loses_a_part_of_itself_goes_away_and_says_so() {
     definition.steps[0].timeout = Some(7200);
     store.apply(&definition, &About::default()).await.expect("it is applied");
     let template = definition.template.to_string();
-    let submission = Submission { template, created_by: String::new(), start: Start::Now };
+    let submission =
+        Submission { template, created_by: String::new(), start: Start::Now, traceparent: None };
     let id = store.submit(&submission).await.expect("it is submitted").execution;
     let error = Running::start(&store, DeadlyRenewal, 1).end().await.expect_err("it is broken");
     assert!(error.to_string().contains("ended before its time"), "{error}");

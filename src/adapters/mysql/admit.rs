@@ -22,9 +22,10 @@ use crate::{
         id::{ExecutionId, PlanHash, StepExecutionId, TemplateId},
         intake::{Admitted, HALF_MADE, Intake, StepRow, StepSlot, intake},
         lease::Lease,
+        trace::Origin,
         workflow::Workflow,
     },
-    ports::executions::{Claim, ClaimKind, Claimant, StepStart},
+    ports::executions::{Background, Claim, Claimant, StepStart},
 };
 
 /// An execution whose row and lock this transaction holds.
@@ -32,8 +33,7 @@ pub(super) struct Owned {
     pub lease: Lease,
     pub template: Option<TemplateId>,
     pub recipe: Recipe,
-    pub kind: ClaimKind,
-    pub age: Duration,
+    pub background: Background,
     /// Its unclean ends in a row (`ow_claims`), from now on.
     pub unclean: u32,
     /// Why it is not even looked at.
@@ -175,7 +175,7 @@ async fn decide(
     step_rows: Vec<StepRow>,
     decided: &mut Decided,
 ) -> Result<(), Fault> {
-    let Owned { lease, recipe, kind, age, hindrance, .. } = one;
+    let Owned { lease, recipe, background, hindrance, .. } = one;
     if let Some(deferral) = hindrance {
         defer(session, who, lease, deferral, decided);
         return Ok(());
@@ -187,7 +187,7 @@ async fn decide(
             return Ok(());
         }
     };
-    match intake(&workflow, step_rows, age, &who.supported) {
+    match intake(&workflow, step_rows, background.age, &who.supported) {
         Intake::Admit(Admitted { recorded, slots }) => {
             let Some(slots) = complete(session, &lease, &workflow, slots).await? else {
                 defer(session, who, lease, Deferral::HalfMade, decided);
@@ -199,8 +199,7 @@ async fn decide(
                 &recorded,
                 slots,
                 who.steps_at_once,
-                kind,
-                age,
+                background,
             ));
         }
         Intake::Defer(deferral) => defer(session, who, lease, deferral, decided),
@@ -270,6 +269,21 @@ async fn start_first_steps(session: &mut Session, claims: &[Claim]) -> Result<()
         return Ok(());
     }
     Err(Fault::Unexpected("a step that was to be started has changed under its lock".into()))
+}
+
+/// What an [`origin`] is read from, as columns of a SELECT.
+pub(super) fn select_origin() -> String {
+    format!("DATABASE(), {}, ow_run, ow_traceparent", rows::unix("created_at"))
+}
+
+/// The columns of [`select_origin`], of which this is the first.
+pub(super) fn origin(row: &MySqlRow, first: usize) -> Result<Origin, Fault> {
+    Ok(Origin {
+        schema: rows::name(row, first)?.into(),
+        created_ms: rows::number(row, first + 1)?,
+        run: u32::try_from(rows::count(row, first + 2)?).unwrap_or(u32::MAX),
+        traceparent: rows::name(row, first + 3)?,
+    })
 }
 
 /// An execution's age in microseconds, as a column of a SELECT; NULL where it has no creation time.

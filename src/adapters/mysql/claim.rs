@@ -34,8 +34,9 @@ use crate::{
         deferral::Deferral,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, TemplateId},
         lease::Lease,
+        trace::Origin,
     },
-    ports::executions::{Batch, ClaimKind, Claimant},
+    ports::executions::{Background, Batch, ClaimKind, Claimant},
 };
 
 /// Executions a transaction at most.
@@ -193,6 +194,7 @@ struct Pinned {
     age: Duration,
     /// The smallest fence that this row may get.
     fence: Fence,
+    origin: Origin,
 }
 
 /// C1, in due order.
@@ -209,9 +211,10 @@ async fn pin(
     let sql = format!(
         "SELECT id, template_id, ow_plan, CAST(started_at AS CHAR), {AGE}, \
          CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',UTC_TIMESTAMP(6))) \
-         AS UNSIGNED) FROM workflow_executions FORCE INDEX ({index}) \
+         AS UNSIGNED), {} FROM workflow_executions FORCE INDEX ({index}) \
          WHERE status='pending' AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{further}{} \
          ORDER BY ow_due, id LIMIT ? FOR UPDATE SKIP LOCKED",
+        admit::select_origin(),
         eligible.sql()
     );
     let ask = only.into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
@@ -228,6 +231,7 @@ fn pinned(row: &MySqlRow) -> Result<Pinned, Fault> {
         started_at: rows::text(row, 3)?,
         age: admit::age(row, 4)?,
         fence: Fence(rows::count(row, 5)?),
+        origin: admit::origin(row, 6)?,
     })
 }
 
@@ -314,8 +318,11 @@ impl ClaimWork {
                     },
                     template: row.template.clone(),
                     recipe,
-                    kind: ClaimKind::Fresh,
-                    age: row.age,
+                    background: Background {
+                        kind: ClaimKind::Fresh,
+                        age: row.age,
+                        origin: row.origin.clone(),
+                    },
                     unclean: 0,
                     hindrance,
                 });

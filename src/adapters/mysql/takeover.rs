@@ -31,8 +31,9 @@ use crate::{
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
         lease::Lease,
         recovery::{Held, TakeOver, poisoned},
+        trace::Origin,
     },
-    ports::executions::{Batch, ClaimKind, Claimant},
+    ports::executions::{Background, Batch, ClaimKind, Claimant},
 };
 
 mod round;
@@ -54,6 +55,7 @@ struct Pinned {
     age: Duration,
     /// The smallest fence that this row may get.
     fence: Fence,
+    origin: Origin,
 }
 
 #[async_trait]
@@ -99,9 +101,10 @@ impl TakeOverWork {
         let sql = format!(
             "SELECT id, template_id, ow_plan, ow_claims, {AGE}, \
              CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',\
-             UTC_TIMESTAMP(6))) AS UNSIGNED) FROM workflow_executions FORCE INDEX (PRIMARY) \
+             UTC_TIMESTAMP(6))) AS UNSIGNED), {} FROM workflow_executions FORCE INDEX (PRIMARY) \
              WHERE status='running' AND ow_fence < 9000000000000000000 AND ({}) ORDER BY id \
              FOR UPDATE SKIP LOCKED",
+            admit::select_origin(),
             rows::joined(due.len(), "(id=? AND ow_fence=? AND ow_owner=?)", " OR ")
         );
         let ask = due.iter().fold(made(sql), |ask, one| {
@@ -142,8 +145,7 @@ impl TakeOverWork {
                 },
                 template: row.template,
                 recipe,
-                kind: kind(one),
-                age: row.age,
+                background: Background { kind: kind(one), age: row.age, origin: row.origin },
                 unclean,
                 hindrance,
             });
@@ -235,6 +237,7 @@ fn pinned(row: &MySqlRow) -> Result<(ExecutionId, Pinned), Fault> {
         unclean: u32::try_from(rows::count(row, 3)?).unwrap_or(u32::MAX),
         age: admit::age(row, 4)?,
         fence: Fence(rows::count(row, 5)?),
+        origin: admit::origin(row, 6)?,
     };
     Ok((rows::name(row, 0)?.into(), pinned))
 }

@@ -35,7 +35,7 @@ pub struct FuncCall {
     /// The same as long as the outcome of the effect is unknown.
     pub idempotency_key: String,
     pub fence: Fence,
-    /// `traceparent` and its kin.
+    /// `traceparent`, `tracestate` and `baggage`, as a propagator reads them.
     pub trace: BTreeMap<String, String>,
 }
 
@@ -112,10 +112,14 @@ impl StepRunner for FuncRunner {
             attempt: attempt.number,
             idempotency_key: attempt.idempotency_key.clone(),
             fence: attempt.fence,
-            trace: attempt.trace.clone(),
+            trace: lower_case(&attempt.trace),
         };
         until_halted(&attempt.halt, call_safely(function, call)).await
     }
+}
+
+fn lower_case(trace: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    trace.iter().map(|(name, value)| (name.to_lowercase(), value.clone())).collect()
 }
 
 async fn until_halted(halt: &Halt, function: impl Future<Output = Outcome>) -> Outcome {

@@ -28,6 +28,7 @@ use crate::{
         id::{ExecutionId, PlanHash, TemplateId},
         intake::{Admitted, Intake, StepRow, intake},
         recovery::TakeOver,
+        trace::Origin,
         workflow::Workflow,
     },
     ports::executions::Claimant,
@@ -41,6 +42,7 @@ pub(super) struct Candidate {
     /// `ow_plan`, if it was claimed before.
     pub(super) plan: Option<Vec<u8>>,
     pub(super) age: Duration,
+    pub(super) origin: Origin,
     /// The smallest fence that it may be given.
     pub(super) fence: u64,
     /// Unclean ends in a row, this one included.

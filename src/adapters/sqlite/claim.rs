@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
     Shared,
@@ -22,6 +22,7 @@ use crate::{
         deferral::Deferral,
         id::{Fence, LockKey},
         intake::HALF_MADE,
+        trace::Origin,
     },
     ports::executions::{Batch, Claimant},
 };
@@ -111,7 +112,8 @@ async fn pin(
     let sql = format!(
         "SELECT id, template_id, ow_plan,
                 max(ow_fence+1, CAST(unixepoch(?4,'subsec')*1000000 AS INTEGER)) AS fence,
-                CAST((unixepoch(?4,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age
+                CAST((unixepoch(?4,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age,
+                {ORIGIN}
            FROM workflow_executions INDEXED BY ow_poll
           WHERE status='pending' AND ow_due<=?4 AND ow_fence<?5 AND {}
           ORDER BY ow_due, id LIMIT ?6",
@@ -131,6 +133,7 @@ async fn pin(
                 template: row.text("template_id")?.map(Into::into),
                 plan: row.bytes("ow_plan")?,
                 age: age(row.number("age")?),
+                origin: origin(row)?,
                 fence: row.count("fence")?,
                 claims: 0,
                 from: None,
@@ -139,6 +142,21 @@ async fn pin(
             })
         })
         .collect()
+}
+
+/// What an [`origin`] is read from.
+pub(super) const ORIGIN: &str =
+    "CAST(unixepoch(created_at,'subsec')*1000 AS INTEGER) AS created_ms,
+                ow_run, ow_traceparent";
+
+/// A file is one database, whatever path leads to it: SQLite calls it `main`.
+pub(super) fn origin(row: &SqliteRow) -> Result<Origin, sqlx::Error> {
+    Ok(Origin {
+        schema: "main".into(),
+        created_ms: row.number("created_ms")?,
+        run: row.small("ow_run")?,
+        traceparent: row.word("ow_traceparent")?,
+    })
 }
 
 /// Without a time of creation it counts as just old enough; from the future, it is new.

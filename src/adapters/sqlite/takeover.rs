@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{
     Shared,
     admission::Candidate,
     cancelled,
-    claim::age,
+    claim::{ORIGIN, age, origin},
     errors::Failure,
     locks,
     rows::{Cells, signed},
@@ -88,8 +88,8 @@ async fn still_as_seen(
 ) -> Result<Option<Candidate>, Failure> {
     let now = moment.now.clone();
     let seen = &take_over.seen;
-    let row = sqlx::query(
-        "SELECT template_id, ow_plan, ow_claims,
+    let sql = format!(
+        "SELECT template_id, ow_plan, ow_claims, {ORIGIN},
                 max(ow_fence+1, CAST(unixepoch(?1,'subsec')*1000000 AS INTEGER)) AS fence,
                 CAST((unixepoch(?1,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER)
                     AS age,
@@ -97,15 +97,16 @@ async fn still_as_seen(
                         WHERE s.execution_id=e.id AND s.ow_fence=e.ow_fence
                           AND s.status IN ('success','failed')) AS progressed
            FROM workflow_executions e
-          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4 AND ow_fence<?5",
-    )
-    .bind(now)
-    .bind(seen.execution.as_str())
-    .bind(signed(seen.fence.0))
-    .bind(seen.by.word())
-    .bind(signed(Fence::CEILING))
-    .fetch_optional(moment.on())
-    .await?;
+          WHERE id=?2 AND status='running' AND ow_fence=?3 AND ow_owner=?4 AND ow_fence<?5"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(now)
+        .bind(seen.execution.as_str())
+        .bind(signed(seen.fence.0))
+        .bind(seen.by.word())
+        .bind(signed(Fence::CEILING))
+        .fetch_optional(moment.on())
+        .await?;
     let Some(row) = row else { return Ok(None) };
     let claims = take_over.cause.unclean_ends(row.small("ow_claims")?, row.yes("progressed")?);
     Ok(Some(Candidate {
@@ -113,6 +114,7 @@ async fn still_as_seen(
         template: row.text("template_id")?.map(Into::into),
         plan: row.bytes("ow_plan")?,
         age: age(row.number("age")?),
+        origin: origin(&row)?,
         fence: row.count("fence")?,
         claims,
         from: Some(take_over.clone()),

@@ -30,7 +30,7 @@ use crate::{
         lease::Lease,
         workflow::Workflow,
     },
-    ports::executions::{Batch, Claim, ClaimKind, Claimant},
+    ports::executions::{Background, Batch, Claim, ClaimKind, Claimant},
 };
 
 /// How long a row that can neither be claimed nor failed is left alone.
@@ -222,8 +222,7 @@ impl<'a> Taking<'a> {
             &admitted.recorded,
             slots,
             self.as_who.steps_at_once,
-            kind,
-            candidate.age,
+            Background { kind, age: candidate.age, origin: candidate.origin.clone() },
         ))
     }
 

@@ -136,7 +136,10 @@ fn in_one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::control::{AttemptDetail, UnixMillis};
+    use crate::{
+        domain::trace::Origin,
+        ports::control::{AttemptDetail, UnixMillis},
+    };
 
     fn summary(id: &str, state: &str, owner: &str) -> ExecutionSummary {
         let ended = !matches!(state, "pending" | "running");
@@ -181,7 +184,8 @@ mod tests {
     }
 
     fn look(state: &str, owner: &str, steps: [StepDetail; 2]) -> ExecutionDetail {
-        ExecutionDetail { summary: summary("x", state, owner), fence: 1, steps: steps.into() }
+        let (summary, origin) = (summary("x", state, owner), Origin::default());
+        ExecutionDetail { summary, fence: 1, origin, steps: steps.into() }
     }
 
     #[test]

@@ -200,7 +200,8 @@ async fn submit<S: Subject>(
 ) -> Result<ExecutionId, ControlError> {
     world.a.apply(definition, &About::default()).await?;
     let template = definition.template.to_string();
-    let submission = Submission { template, created_by: String::new(), start: Start::Now };
+    let submission =
+        Submission { template, created_by: String::new(), start: Start::Now, traceparent: None };
     Ok(world.a.submit(&submission).await?.execution)
 }
 

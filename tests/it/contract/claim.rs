@@ -5,9 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use orchestrator_worker::{
     domain::{
         deferral::Deferral, eligibility::Eligibility, id::ExecutionId, intake::HALF_MADE,
-        plan::Finish,
+        plan::Finish, recovery::Cause,
     },
-    ports::executions::{ClaimKind, ExecutionStore},
+    ports::{
+        control::{Control, Start, Submission},
+        executions::{ClaimKind, ExecutionStore},
+    },
 };
 use tokio::task::JoinSet;
 
@@ -343,4 +346,35 @@ pub async fn what_names_nothing_that_can_be_run_is_failed_with_the_reason<S: Sub
         }
         world.subject.exec("DELETE FROM workflow_template_steps").await;
     }
+}
+
+/// A trace must not fall apart because its executions are read in another way.
+pub async fn an_execution_has_one_origin_for_whoever_looks_at_it_or_claims_it<S: Subject>() {
+    let world = World::<S>::new().await;
+    let template = world.apply(&workflow("w", chain(&["one", "two"]))).await;
+    let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let submission = Submission {
+        template: template.to_string(),
+        created_by: "ann".into(),
+        start: Start::Now,
+        traceparent: Some(given.parse().expect("a place in a trace")),
+    };
+    let id = world.a.submit(&submission).await.expect("it is submitted").execution;
+    assert_eq!(world.execution(&id, "ow_traceparent").await.as_deref(), Some(given));
+
+    let shown = world.b.show(&id).await.expect("it is there");
+    let created = shown.summary.created_at.map(|time| time.0);
+    assert_eq!(shown.origin.created_ms, created);
+    assert!(!shown.origin.schema.is_empty());
+    assert_eq!((shown.origin.run, shown.origin.traceparent.as_str()), (0, given));
+    let claimed = claim_one(&world.a, "a").await;
+    assert_eq!(claimed.origin, shown.origin);
+    let taken = only(world.b_takes_over(&id, Cause::LeaseExpired).await);
+    assert_eq!(taken.origin, shown.origin);
+    assert_eq!(world.a.show(&id).await.expect("it is there").origin, shown.origin);
+
+    // Another of the same template has another, and nobody's trace.
+    let other = world.submit(&template).await;
+    let other = world.a.show(&other).await.expect("it is there").origin;
+    assert_eq!((other.traceparent.as_str(), &other.schema), ("", &shown.origin.schema));
 }

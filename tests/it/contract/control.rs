@@ -21,8 +21,12 @@ async fn wants_tables(store: &(impl ExecutionStore + Control)) {
     let filter = Filter { limit: 1, ..Filter::default() };
     assert_eq!(store.list(&filter).await, Err(ControlError::NotMigrated));
     assert_eq!(store.show(&"x".into()).await, Err(ControlError::NotMigrated));
-    let submission =
-        Submission { template: "t".into(), created_by: String::new(), start: Start::Now };
+    let submission = Submission {
+        template: "t".into(),
+        created_by: String::new(),
+        start: Start::Now,
+        traceparent: None,
+    };
     assert_eq!(store.submit(&submission).await, Err(ControlError::NotMigrated));
     let definition = workflow("w", chain(&["one"]));
     let applied = store.apply(&definition, &About::default()).await;
@@ -149,8 +153,12 @@ pub async fn what_is_submitted_is_pending_with_all_its_steps<S: Subject>() {
     let definition = workflow("w", chain(&["one", "two"]));
     world.apply(&definition).await;
     for wanted in [definition.template.as_str(), "w"] {
-        let submission =
-            Submission { template: wanted.into(), created_by: "ann".into(), start: Start::Now };
+        let submission = Submission {
+            template: wanted.into(),
+            created_by: "ann".into(),
+            start: Start::Now,
+            traceparent: None,
+        };
         let submitted = world.a.submit(&submission).await.expect("it is submitted");
         assert_eq!(submitted.template, definition.template);
         assert_eq!(submitted.template_name, "w");
@@ -186,8 +194,12 @@ pub async fn nothing_is_submitted_for_what_is_unknown_inactive_or_ambiguous<S: S
         format!("UPDATE workflow_templates SET name='{name}' WHERE id='template-{id}'")
     };
     let wanted = async |template: &str| {
-        let submission =
-            Submission { template: template.into(), created_by: String::new(), start: Start::Now };
+        let submission = Submission {
+            template: template.into(),
+            created_by: String::new(),
+            start: Start::Now,
+            traceparent: None,
+        };
         world.a.submit(&submission).await.map(|it| it.template.to_string())
     };
     for unknown in ["", "fourth", "First", "first ", "template-FIRST", "%", "f_rst"] {
@@ -219,8 +231,12 @@ pub async fn nothing_is_submitted_for_what_is_unknown_inactive_or_ambiguous<S: S
 pub async fn a_submission_that_is_refused_leaves_nothing<S: Subject>() {
     let world = World::<S>::new().await;
     let before = world.everything().await;
-    let submission =
-        Submission { template: "nobody's".into(), created_by: "ann".into(), start: Start::Now };
+    let submission = Submission {
+        template: "nobody's".into(),
+        created_by: "ann".into(),
+        start: Start::Now,
+        traceparent: None,
+    };
     world.a.submit(&submission).await.expect_err("there is no such template");
     assert_eq!(world.everything().await, before);
     let id: ExecutionId = "nobody's".into();

@@ -163,7 +163,7 @@ pub async fn a_scheduled_execution_waits_for_its_moment<S: Subject>() {
     let template = world.apply(&workflow("w", chain(&["one"]))).await;
     let submit = async |start| {
         let (template, created_by) = (template.to_string(), String::new());
-        let submission = Submission { template, created_by, start };
+        let submission = Submission { template, created_by, start, traceparent: None };
         world.a.submit(&submission).await.expect("it is submitted").execution
     };
     let now = submit(Start::Now).await;

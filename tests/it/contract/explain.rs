@@ -86,7 +86,7 @@ pub async fn a_pending_execution_is_explained<S: Subject>() {
 
     let template = "template-chain".to_owned();
     let start = Start::After(Duration::from_secs(7230));
-    let submission = Submission { template, created_by: String::new(), start };
+    let submission = Submission { template, created_by: String::new(), start, traceparent: None };
     let later = world.a.submit(&submission).await.expect("it is submitted").execution;
     is(&world, &later, "not_due", "not due for another 2h 0m").await;
     let include = ["another".to_owned()].into();

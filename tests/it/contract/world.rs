@@ -74,6 +74,7 @@ impl<S: Subject> World<S> {
             template: template.to_string(),
             created_by: "ann@example.org".into(),
             start: Start::Now,
+            traceparent: None,
         };
         self.a.submit(&submission).await.expect("it is submitted").execution
     }

@@ -16,7 +16,7 @@ async fn seen_of(case: &Case, make: impl FnOnce(&str) -> Request) -> Seen {
 #[tokio::test]
 async fn a_request_says_who_asks_and_under_which_key() {
     let mut case = Case::new();
-    case.trace = [("TRACEPARENT", "00-1-2-01"), ("not a header", "x"), ("BAGGAGE", "a\nb")]
+    case.trace = [("TRACEPARENT", "00-1-2-01"), ("TRACESTATE", "a\nb"), ("BAGGAGE", "a=b")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
     let seen = seen_of(&case, get).await;

@@ -52,7 +52,12 @@ impl<S: Server> Net<S> {
         let definition = workflow("net", chain(names));
         self.near.apply(&definition, &About::default()).await.expect("it is applied");
         let template = definition.template.to_string();
-        let submission = Submission { template, created_by: String::new(), start: Start::Now };
+        let submission = Submission {
+            template,
+            created_by: String::new(),
+            start: Start::Now,
+            traceparent: None,
+        };
         self.near.submit(&submission).await.expect("it is submitted").execution
     }
 

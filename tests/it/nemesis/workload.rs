@@ -153,6 +153,7 @@ impl Workload {
             template: template.into(),
             created_by: "nemesis".into(),
             start: Start::Now,
+            traceparent: None,
         };
         control.submit(&submission).await.is_ok()
     }

@@ -139,7 +139,8 @@ fn is_hex(text: &str, length: usize) -> bool {
 
 fn is_id(word: &str) -> bool {
     let parts: Vec<&str> = word.split('-').collect();
-    parts.len() == 5 && zip(parts, [8, 4, 4, 4, 12]).all(|(part, length)| is_hex(part, length))
+    let of_a_row = || zip(&parts, [8, 4, 4, 4, 12]).all(|(part, length)| is_hex(part, length));
+    (parts.len() == 5 && of_a_row()) || is_hex(word, 32)
 }
 
 fn is_duration(word: &str) -> bool {

@@ -20,7 +20,10 @@ use crate::{
         },
         plans,
     },
-    domain::id::{ExecutionId, TemplateId},
+    domain::{
+        id::{ExecutionId, TemplateId},
+        trace::Origin,
+    },
     ports::control::{
         AttemptDetail, ControlError, ExecutionDetail, ExecutionSummary, Filter, StepDetail,
     },
@@ -30,7 +33,7 @@ use crate::{
 fn select_summary() -> String {
     format!(
         "SELECT e.id, e.template_id, t.name, e.status, e.ow_owner, e.error, e.created_by, {}, {}, \
-         {}, {}, e.ow_fence FROM workflow_executions e \
+         {}, {}, e.ow_fence, DATABASE(), e.ow_run, e.ow_traceparent FROM workflow_executions e \
          LEFT JOIN workflow_templates t ON t.id=e.template_id",
         unix("e.created_at"),
         unix("e.started_at"),
@@ -52,6 +55,15 @@ fn summary(row: &MySqlRow) -> Result<ExecutionSummary, Fault> {
         started_at: millis(row, 8)?,
         finished_at: millis(row, 9)?,
         not_before: millis(row, 10)?,
+    })
+}
+
+fn origin(summary: &ExecutionSummary, row: &MySqlRow) -> Result<Origin, Fault> {
+    Ok(Origin {
+        schema: rows::name(row, 12)?.into(),
+        created_ms: summary.created_at.map(|time| time.0),
+        run: u32::try_from(rows::count(row, 13)?).unwrap_or(u32::MAX),
+        traceparent: rows::name(row, 14)?,
     })
 }
 
@@ -146,7 +158,8 @@ impl Work for Show {
         for step in &mut steps {
             step.attempts = attempts.remove(&step.step_execution).unwrap_or_default();
         }
-        Ok(Some(ExecutionDetail { summary, fence: rows::count(&row, 11)?, steps }))
+        let origin = origin(&summary, &row)?;
+        Ok(Some(ExecutionDetail { summary, fence: rows::count(&row, 11)?, origin, steps }))
     }
 }
 

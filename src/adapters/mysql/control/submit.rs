@@ -100,10 +100,12 @@ impl Submit {
         let (not_before, micros) = not_before(self.submission.start);
         let insert = made(format!(
             "INSERT INTO workflow_executions(id, template_id, status, created_by, created_at, \
-             updated_at, ow_not_before) VALUES (?, ?, 'pending', ?, NOW(3), NOW(3), {not_before})"
+             updated_at, ow_traceparent, ow_not_before) \
+             VALUES (?, ?, 'pending', ?, NOW(3), NOW(3), ?, {not_before})"
         ));
         let insert = insert.bind(self.execution.as_str()).bind(template.as_str());
         let insert = insert.bind(&self.submission.created_by);
+        let insert = insert.bind(self.submission.stored_traceparent());
         let insert = micros.into_iter().fold(insert, sqlx::query::Query::bind);
         match session.matched(insert).await {
             Ok(_) => Ok(true),

@@ -13,6 +13,8 @@ use url::Url;
 use super::redirect::Hop;
 use crate::{domain::request, ports::runner::Attempt};
 
+/// Of the trace, what a server is told; the rest is nobody's business out there.
+const TRACE: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
 const USER_AGENT: &str = concat!("orchestrator-worker/", env!("CARGO_PKG_VERSION"));
 /// Of a body without a type.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -89,7 +91,8 @@ fn add_missing(headers: &mut HeaderMap, attempt: &Attempt) {
         ("orchestrator-attempt", attempt.number.to_string()),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value));
-    for (name, value) in own.into_iter().chain(attempt.trace.clone()) {
+    let trace = attempt.trace.clone().into_iter().filter(|(name, _)| TRACE.contains(&&**name));
+    for (name, value) in own.into_iter().chain(trace) {
         let name = HeaderName::try_from(name);
         if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
             headers.entry(name).or_insert(value);

@@ -8,6 +8,7 @@ use crate::{
     adapters::{
         plans,
         sqlite::{
+            claim::origin,
             eligible::is_backlog,
             errors::Failure,
             rows::{Cells, list as as_list},
@@ -25,7 +26,7 @@ use crate::{
 
 const SUMMARY: &str = "
     SELECT e.id, e.template_id, t.name AS template_name, e.status, e.ow_owner, e.ow_fence, e.error,
-           e.created_by,
+           e.created_by, e.ow_run, e.ow_traceparent,
            CAST(unixepoch(e.created_at,'subsec')*1000 AS INTEGER) AS created_ms,
            CAST(unixepoch(e.ow_not_before,'subsec')*1000 AS INTEGER) AS not_before_ms,
            CAST(unixepoch(e.started_at,'subsec')*1000 AS INTEGER) AS started_ms,
@@ -116,7 +117,8 @@ pub(in crate::adapters::sqlite) async fn show(
     }
     moment.rollback().await?;
     let steps = plans::as_planned(plan.as_deref(), steps);
-    Ok(ExecutionDetail { summary: summary(&row)?, fence: row.count("ow_fence")?, steps })
+    let (summary, origin) = (summary(&row)?, origin(&row)?);
+    Ok(ExecutionDetail { summary, fence: row.count("ow_fence")?, origin, steps })
 }
 
 async fn step_detail(moment: &mut Moment<'_>, row: &SqliteRow) -> Result<StepDetail, Failure> {

@@ -33,8 +33,8 @@ pub(in crate::adapters::sqlite) async fn submit(
     let execution = ExecutionId::from(Uuid::new_v4().to_string());
     sqlx::query(
         "INSERT INTO workflow_executions(id, template_id, status, created_by, created_at,
-                                         updated_at, ow_not_before)
-         VALUES (?1, ?2, 'pending', ?3, ?4, ?4, max(?4, strftime('%Y-%m-%d %H:%M:%f', ?5, ?6)))",
+                                         updated_at, ow_not_before, ow_traceparent)
+         VALUES (?1, ?2, 'pending', ?3, ?4, ?4, max(?4, strftime('%Y-%m-%d %H:%M:%f', ?5, ?6)), ?7)",
     )
     .bind(execution.as_str())
     .bind(template.as_str())
@@ -42,6 +42,7 @@ pub(in crate::adapters::sqlite) async fn submit(
     .bind(&now)
     .bind(base)
     .bind(modifier)
+    .bind(submission.stored_traceparent())
     .execute(moment.on())
     .await?;
     let steps = sqlx::query(
