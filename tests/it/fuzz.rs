@@ -6,8 +6,11 @@
 
 mod columns;
 mod configuration;
+mod promises;
 mod rows;
 mod workflow_files;
+
+use std::{collections::BTreeSet, fs, path::Path};
 
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::Config};
 
@@ -44,4 +47,24 @@ fn damaged(text: &'static str) -> impl Strategy<Value = String> {
         }
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// Names and versions in a lockfile.
+fn locked(file: &str) -> BTreeSet<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let text = fs::read_to_string(path).expect("a lockfile");
+    let lines: Vec<&str> = text.lines().collect();
+    let value = |line: &str, key| Some(line.strip_prefix(key)?.trim_matches('"').to_owned());
+    let package = |two: &[&str]| Some((value(two[0], "name = ")?, value(two[1], "version = ")?));
+    lines.windows(2).filter_map(package).collect()
+}
+
+#[test]
+fn the_fuzzer_has_the_programs_crates_in_the_programs_versions() {
+    let (program, fuzzer) = (locked("Cargo.lock"), locked("fuzz/Cargo.lock"));
+    let names: BTreeSet<&String> = program.iter().map(|(name, _)| name).collect();
+    let shared = |(name, _): &&(String, String)| names.contains(name);
+    let others: Vec<_> = fuzzer.iter().filter(shared).filter(|it| !program.contains(*it)).collect();
+    assert!(fuzzer.iter().filter(shared).count() > 200, "most of them are the program's");
+    assert!(others.is_empty(), "update fuzz/Cargo.lock (cargo update --precise): {others:?}");
 }

@@ -1,16 +1,12 @@
 //! Workflow files.
 
-use std::path::Path;
-
 use orchestrator_worker::{
     adapters::sqlite::{Settings, SqlitePath, SqliteStore},
-    cli::workflow_file,
-    domain::workflow::Workflow,
     ports::control::{Applied, Control},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
-use super::{any_bytes, cases, damaged, pieces};
+use super::{any_bytes, cases, damaged, pieces, promises};
 
 const PIECES: &[&str] = &[
     "name: x\n",
@@ -66,18 +62,7 @@ fn a_file_is_refused_in_one_sentence_or_is_the_same_however_often_it_is_applied(
         store
     });
     let told = TestRunner::new(cases(1_500)).run(&text(), |text| {
-        let path = Path::new("f.yaml");
-        let file = match workflow_file::parse(path, &text, "me") {
-            Ok(file) => file,
-            Err(error) => {
-                let said = error.to_string();
-                prop_assert!(said.starts_with("f.yaml:") && said.lines().count() == 1, "{said}");
-                return Ok(());
-            }
-        };
-        prop_assert!(Workflow::try_new(&file.definition).is_ok(), "it cannot be run");
-        let again = workflow_file::parse(path, &text, "me").expect("it was accepted");
-        prop_assert_eq!(&file, &again);
+        let Some(file) = promises::workflow_file(&text) else { return Ok(()) };
         let apply = || runtime.block_on(store.apply(&file.definition, &file.about));
         apply().map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(apply(), Ok(Applied::Unchanged));
