@@ -43,6 +43,7 @@ level!(Settings {
     database: Database = Database::default(),
     admin: Admin = Admin::default(),
     log: Log = Log::default(),
+    trace: Trace = Trace::default(),
 });
 
 level!(Lock {
@@ -129,6 +130,11 @@ level!(Pool { lease: usize = 2, work: usize = 4 });
 level!(Admin {
     /// `0.0.0.0:9400` in a pod and `127.0.0.1:9400` else, if it is not given.
     listen: Option<String> = None,
+});
+
+level!(Trace {
+    /// `continuous` or `linked`: one trace an execution, or one a lease.
+    mode: String = "continuous".into(),
 });
 
 level!(Log {
