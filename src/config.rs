@@ -18,9 +18,18 @@ use std::{
 use secrecy::SecretString;
 use url::Url;
 
-use crate::domain::{
-    drain_contract::PodTerms, eligibility::Eligibility, id::Owner, lease::LeaseTerms,
-    pod::PodProcess, retention::Retention, retry::Backoff,
+use crate::{
+    domain::{
+        drain_contract::PodTerms,
+        eligibility::Eligibility,
+        id::Owner,
+        lease::LeaseTerms,
+        pod::PodProcess,
+        retention::Retention,
+        retry::Backoff,
+        trace::{Mode, Sampling},
+    },
+    telemetry,
 };
 
 mod check;
@@ -54,6 +63,8 @@ pub struct Config {
     pub pod: Option<PodTerms>,
     pub log: Log,
     pub otlp: Otlp,
+    /// How many traces an execution has.
+    pub trace_mode: Mode,
     /// Kubernetes started this process.
     pub in_pod: bool,
     /// Tables and logs may have colours on a terminal.
@@ -131,8 +142,12 @@ pub struct Otlp {
     pub enabled: bool,
     /// Host and port of the endpoint, where it is a URL.
     pub collector: Option<(String, u16)>,
-    /// The environment says how this service is called.
-    pub named: bool,
+    /// What is said of this process with its spans, beside what the environment says.
+    pub resource: Vec<(&'static str, String)>,
+    /// `None`: the environment asks for a sampler that there is not.
+    pub sampling: Option<Sampling>,
+    /// The environment says how often to send.
+    pub paced: bool,
     /// The environment asks for another protocol than HTTP with protobuf.
     pub other_protocol: bool,
 }
@@ -185,16 +200,18 @@ impl Config {
     pub fn load(flags: &Flags, around: &Surroundings) -> Result<Self, ConfigError> {
         let layers = layers::load(flags, around)?;
         let (settings, origins) = (&layers.settings, &layers.origins);
+        let worker = check::worker(settings, origins, around)?;
         Ok(Self {
             store: database::store(&layers, around)?,
-            worker: check::worker(settings, origins, around)?,
+            otlp: otlp(around, &worker.owner),
+            worker,
+            trace_mode: check::trace_mode(settings, origins)?,
             shell: check::shell(settings, origins, around)?,
             http: http::http(settings, origins, around)?,
             admin: check::admin(settings, origins, around.in_pod())?,
             pod: check::pod(settings, origins)?,
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,
-            otlp: otlp(around),
             in_pod: around.in_pod(),
             colour: around.var("NO_COLOR").is_none(),
             user: around.var("USER").unwrap_or("orchestrator-worker").into(),
@@ -207,7 +224,7 @@ fn state_dir(setting: Option<&str>, around: &Surroundings) -> PathBuf {
     PathBuf::from(setting.or_else(|| around.var("TMPDIR")).unwrap_or("/tmp"))
 }
 
-fn otlp(around: &Surroundings) -> Otlp {
+fn otlp(around: &Surroundings, owner: &Owner) -> Otlp {
     let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
         .iter()
         .find_map(|name| around.var(name));
@@ -216,15 +233,38 @@ fn otlp(around: &Surroundings) -> Otlp {
     Otlp {
         enabled: !off && endpoint.is_some(),
         collector: endpoint.and_then(host_and_port),
-        named: around.var("OTEL_SERVICE_NAME").is_some()
-            || around
-                .var("OTEL_RESOURCE_ATTRIBUTES")
-                .is_some_and(|attributes| attributes.contains("service.name=")),
+        resource: resource(around, owner),
+        sampling: around.var("OTEL_TRACES_SAMPLER").map_or_else(
+            || Some(Sampling::default()),
+            |name| Sampling::parse(name, around.var("OTEL_TRACES_SAMPLER_ARG")),
+        ),
+        paced: around.var("OTEL_BSP_SCHEDULE_DELAY").is_some(),
         other_protocol: ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]
             .iter()
             .find_map(|name| around.var(name))
             .is_some_and(|protocol| protocol != "http/protobuf"),
     }
+}
+
+/// Who sends spans, as far as the environment does not say it in the words of OpenTelemetry.
+fn resource(around: &Surroundings, owner: &Owner) -> Vec<(&'static str, String)> {
+    let said = around.var("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let is_said = |name: &str| {
+        let mut names = said.split(',').filter_map(|it| Some(it.split_once('=')?.0.trim()));
+        names.any(|said| said == name)
+            || (name == "service.name" && around.var("OTEL_SERVICE_NAME").is_some())
+    };
+    let known = [
+        ("service.name", Some(telemetry::SERVICE)),
+        ("service.version", Some(env!("CARGO_PKG_VERSION"))),
+        ("service.instance.id", Some(owner.as_str())),
+        ("k8s.pod.name", around.var("POD_NAME")),
+        ("k8s.pod.uid", around.var("POD_UID")),
+        ("k8s.namespace.name", around.var("POD_NAMESPACE")),
+        ("k8s.node.name", around.var("NODE_NAME")),
+    ];
+    let missing = known.into_iter().filter(|(name, _)| !is_said(name));
+    missing.filter_map(|(name, value)| Some((name, value?.to_owned()))).collect()
 }
 
 fn host_and_port(endpoint: &str) -> Option<(String, u16)> {

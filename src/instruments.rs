@@ -65,6 +65,10 @@ pub struct ByExecutor {
     pub result: &'static str,
 }
 
+/// Spans by what became of them: `sent`, `failed` (the collector did not take them), `dropped` (no
+/// room to keep them).
+pub type SpanCounts = Family<ByResult, Counter>;
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Round edges, every service-level threshold (0.5 s, 1 s, 30 s, 60 s) among them.
@@ -128,10 +132,16 @@ impl Instruments {
     const WORKFLOWS: usize = 200;
 
     pub fn new() -> Self {
+        Self::with_spans(&SpanCounts::default())
+    }
+
+    /// With counts that another part of the process keeps.
+    pub fn with_spans(spans: &SpanCounts) -> Self {
         let mut registry = Registry::with_prefix("orchestrator_worker");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running version", version);
         let r = &mut registry;
+        r.register("telemetry_spans", "Spans by what became of them", SpanCounts::clone(spans));
         let mut made = Self {
             polls: counter_family(r, "polls", "Looks for work"),
             poll_duration: seconds(r, "poll_duration", "A claim, found work or not"),

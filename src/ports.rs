@@ -5,3 +5,4 @@
 pub mod control;
 pub mod executions;
 pub mod runner;
+pub mod spans;

@@ -3,29 +3,38 @@
 //! **Invariant:** telemetry never stops or delays the work: a collector that is down costs one log
 //! line, and the end of the process at most [`FLUSH_DEADLINE`].
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use opentelemetry::{KeyValue, trace::TracerProvider};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
 use tracing::Subscriber;
 use tracing_subscriber::{
     Layer, Registry, filter::ParseError, fmt::format::JsonFields, layer::SubscriberExt,
     registry::LookupSpan, reload, util::SubscriberInitExt,
 };
 
+mod export;
 mod filter;
 mod flat;
+mod plain;
 mod quiet;
 
+use export::Exporter;
 use filter::LogFilter;
 use flat::Flat;
-use quiet::{Quiet, Said};
+use plain::Plain;
+
+use crate::{
+    domain::trace::{Mode, Sampling},
+    instruments::SpanCounts,
+    worker::Tracing,
+};
 
 /// Longest wait for spans that are still to be sent when the process ends.
 pub const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 
-const SERVICE: &str = "orchestrator-worker";
+/// The name of this service, unless the environment says another.
+pub const SERVICE: &str = "orchestrator-worker";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -37,16 +46,25 @@ pub struct Settings {
     pub spans: Spans,
 }
 
-/// What becomes of spans. Where they go and how they are sampled is in `OTEL_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What becomes of spans. Where they go is in `OTEL_*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spans {
     Dropped,
-    Exported {
-        /// The environment says how this service is called.
-        named: bool,
-        /// The environment asks for a protocol that is not spoken here.
-        other_protocol: bool,
-    },
+    Exported(Exported),
+}
+
+/// How spans are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// What is said of this process with them, beside what the environment says.
+    pub resource: Vec<(&'static str, String)>,
+    /// `None`: the environment asks for a sampler that there is not.
+    pub sampling: Option<Sampling>,
+    pub mode: Mode,
+    /// The environment says how often to send.
+    pub paced: bool,
+    /// The environment asks for a protocol that is not spoken here.
+    pub other_protocol: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,15 +78,9 @@ pub enum TelemetryError {
 /// Ends with the process; see [`Telemetry::finish`].
 #[derive(Debug)]
 pub struct Telemetry {
-    export: Option<Export>,
+    export: Option<(Arc<Exporter>, Sampling, Mode)>,
+    counts: SpanCounts,
     filter: FilterHandle,
-}
-
-/// Spans on their way to a collector.
-#[derive(Debug)]
-struct Export {
-    provider: SdkTracerProvider,
-    said: Said,
 }
 
 /// Changes the log filter while the process runs.
@@ -86,33 +98,25 @@ impl Telemetry {
     /// Sets up this process's logs and spans; once, before the runtime starts.
     pub fn start(settings: &Settings) -> Result<Self, TelemetryError> {
         let (filter, handle) = reload::Layer::new(LogFilter::try_new(&settings.filter)?);
-        let (export, problem) = match export(settings.spans) {
-            Ok(export) => (export, None),
-            Err(problem) => (None, Some(problem)),
+        Registry::default().with(logs(settings).with_filter(filter)).try_init()?;
+        let counts = SpanCounts::default();
+        let export = match &settings.spans {
+            Spans::Dropped => None,
+            Spans::Exported(how) => export(how, &counts),
         };
-        let spans = export.as_ref().map(|export| {
-            tracing_opentelemetry::layer()
-                .with_tracer(export.provider.tracer(SERVICE))
-                .with_location(false)
-                .with_threads(false)
-                .with_filter(filter::ours())
-        });
-        Registry::default().with(logs(settings).with_filter(filter)).with(spans).try_init()?;
-        if let Some(problem) = problem {
-            tracing::error!(
-                event = "telemetry.unavailable",
-                error = %problem,
-                "spans are not sent: OTEL_* asks for something that cannot be done"
-            );
-        }
-        if let Spans::Exported { other_protocol: true, .. } = settings.spans {
-            tracing::warn!(
-                event = "telemetry.protocol",
-                "spans are sent by HTTP with protobuf, whatever OTEL_EXPORTER_OTLP_PROTOCOL says; \
-                 name the collector's port for that, which is 4318 as a rule"
-            );
-        }
-        Ok(Self { export, filter: FilterHandle(handle) })
+        Ok(Self { export, counts, filter: FilterHandle(handle) })
+    }
+
+    /// For a worker on a database of this kind (`db.system.name`); `None` where no spans are sent.
+    pub fn tracing(&self, database: &'static str) -> Option<Tracing> {
+        let (exporter, sampling, mode) = self.export.as_ref()?;
+        let (sampling, mode) = (*sampling, *mode);
+        Some(Tracing { sink: exporter.clone(), sampling, mode, database })
+    }
+
+    /// What became of spans.
+    pub fn counts(&self) -> &SpanCounts {
+        &self.counts
     }
 
     pub fn filter(&self) -> FilterHandle {
@@ -121,12 +125,14 @@ impl Telemetry {
 
     /// Sends what is left, within [`FLUSH_DEADLINE`].
     pub fn finish(self) {
-        let Some(Export { provider, said }) = self.export else { return };
-        let sent = provider.shutdown_with_timeout(FLUSH_DEADLINE);
-        if let Err(error) = sent
-            && !said.failing()
-        {
-            tracing::warn!(event = "telemetry.unflushed", %error, "the last spans were not sent");
+        let Some((exporter, ..)) = self.export else { return };
+        if let Err((spans, error)) = exporter.finish(FLUSH_DEADLINE) {
+            tracing::warn!(
+                event = "telemetry.unflushed",
+                spans,
+                error,
+                "the last spans were not sent"
+            );
         }
     }
 }
@@ -150,23 +156,40 @@ where
     if settings.json {
         layer.fmt_fields(JsonFields::new()).event_format(Flat).boxed()
     } else {
+        let layer = layer.fmt_fields(Plain);
         layer.compact().with_target(false).with_ansi(settings.colour).boxed()
     }
 }
 
-fn export(spans: Spans) -> Result<Option<Export>, ExporterBuildError> {
-    let Spans::Exported { named, .. } = spans else { return Ok(None) };
-    // No `with_endpoint`: it would win over OTEL_* and add no path.
-    let exporter = Quiet::new(SpanExporter::builder().with_http().build()?);
-    let said = exporter.said();
-    let mut resource = Resource::builder();
-    if !named {
-        resource = resource.with_attribute(KeyValue::new("service.name", SERVICE));
+/// Says what of `OTEL_*` cannot be done.
+fn export(how: &Exported, counts: &SpanCounts) -> Option<(Arc<Exporter>, Sampling, Mode)> {
+    let attributes = how.resource.iter().map(|(name, value)| KeyValue::new(*name, value.clone()));
+    let resource = Resource::builder().with_attributes(attributes).build();
+    let exporter = match Exporter::start(&resource, how.paced, counts.clone(), SERVICE) {
+        Ok(exporter) => Arc::new(exporter),
+        Err(problem) => {
+            tracing::error!(
+                event = "telemetry.unavailable",
+                error = %problem,
+                "spans are not sent: OTEL_* asks for something that cannot be done"
+            );
+            return None;
+        }
+    };
+    if how.other_protocol {
+        tracing::warn!(
+            event = "telemetry.protocol",
+            "spans are sent by HTTP with protobuf, whatever OTEL_EXPORTER_OTLP_PROTOCOL says; \
+             name the collector's port for that, which is 4318 as a rule"
+        );
     }
-    let resource = resource
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .build();
-    let provider =
-        SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
-    Ok(Some(Export { provider, said }))
+    let sampling = how.sampling.unwrap_or_else(|| {
+        tracing::warn!(
+            event = "telemetry.sampler",
+            "OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG ask for something that there is not: \
+             every trace is kept; give parentbased_traceidratio and a number from 0 to 1"
+        );
+        Sampling::default()
+    });
+    Some((exporter, sampling, how.mode))
 }

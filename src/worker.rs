@@ -43,6 +43,7 @@ use self::{
 pub use self::{
     drain::Shutdown,
     shared::{Finished, Summary},
+    spans::Tracing,
 };
 use crate::{
     clock::boot_now,
@@ -102,6 +103,7 @@ pub struct Worker {
     settings: Settings,
     instruments: Arc<Instruments>,
     health: Arc<Health>,
+    tracing: Option<Tracing>,
 }
 
 impl Worker {
@@ -114,7 +116,13 @@ impl Worker {
     ) -> Self {
         let (metered, asked) = (instruments.clone(), health.clone());
         let store = Arc::new(Metered { store, instruments: metered, health: asked });
-        Self { store, runner, settings, instruments, health }
+        Self { store, runner, settings, instruments, health, tracing: None }
+    }
+
+    /// Tells what it does in spans.
+    #[must_use]
+    pub fn traced(self, tracing: Option<Tracing>) -> Self {
+        Self { tracing, ..self }
     }
 
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
@@ -285,7 +293,7 @@ async fn claim(
         Ok(batch) => {
             shared.database_answered();
             let taken = batch.claims.len() + batch.refused.len();
-            shared.admit(batch, sent, slots);
+            shared.admit(batch, sent, slots, None);
             (if taken > 0 { "work" } else { "empty" }, Found::Work(taken))
         }
         Err(error) if shared.gives_up_on(&error) => return Err(error),

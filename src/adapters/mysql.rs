@@ -28,7 +28,7 @@ use crate::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Fence, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -41,7 +41,7 @@ use crate::{
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            StoreError,
+            Remains, StoreError,
         },
     },
 };
@@ -62,6 +62,7 @@ mod locks;
 mod oddities;
 mod password;
 mod release;
+mod remains;
 mod renew;
 mod retention;
 mod rows;
@@ -224,7 +225,7 @@ impl ExecutionStore for MySqlStore {
         Ok(live::note_output(&self.work, lease, step, attempt, text).await?)
     }
 
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         release::hand_back(&self.work, returns).await
     }
 
@@ -234,6 +235,10 @@ impl ExecutionStore for MySqlStore {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         self.told(takeover::take_over(&self.work, &self.shared, as_who, due).await)
+    }
+
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+        Ok(remains::remains(&self.work, of).await?)
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

@@ -15,6 +15,7 @@ mod locks;
 mod look;
 mod oddities;
 mod release;
+mod remains;
 mod renew;
 mod retention;
 mod rows;
@@ -47,12 +48,12 @@ use crate::{
         deferral::{Deferral, Deferrals},
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Fence, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue, Remains,
         StoreError,
     },
 };
@@ -219,7 +220,7 @@ impl ExecutionStore for SqliteStore {
         .await
     }
 
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         let (count, returns) = (returns.len(), returns.to_vec());
         let answers = self
             .on(&self.work, move |c| Box::pin(async move { release::hand_back(c, &returns).await }))
@@ -237,6 +238,11 @@ impl ExecutionStore for SqliteStore {
             Box::pin(async move { takeover::take_over(c, &shared, &as_who, &due).await })
         })
         .await
+    }
+
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+        let of = of.to_vec();
+        self.on(&self.work, move |c| Box::pin(async move { remains::remains(c, &of).await })).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

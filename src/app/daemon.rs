@@ -19,7 +19,8 @@ use crate::{
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
-    worker::{self, Shutdown, Summary, Worker, health::Health, poller::Poller},
+    telemetry::Telemetry,
+    worker::{self, Shutdown, Summary, Tracing, Worker, health::Health, poller::Poller},
 };
 
 /// Between two attempts to open the store.
@@ -38,6 +39,7 @@ pub struct Daemon {
     health: Arc<Health>,
     probes: Arc<Probes>,
     instruments: Arc<Instruments>,
+    tracing: Option<Tracing>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -49,11 +51,16 @@ impl Daemon {
     pub async fn start(
         config: Config,
         until_idle: bool,
+        telemetry: &Telemetry,
         reload: impl Fn() + Send + 'static,
     ) -> Result<Self, AppError> {
         let state = StateDir::open(&config.state_dir, &config.worker.process).await?;
         let (wishes, stop) = (Wishes::default(), CancellationToken::new());
-        let instruments = Arc::new(Instruments::new());
+        let instruments = Arc::new(Instruments::with_spans(telemetry.counts()));
+        let tracing = telemetry.tracing(match config.store {
+            Store::Sqlite(_) => "sqlite",
+            Store::MySql(_) => "mysql",
+        });
         let health = Health::new(Poller::longest_pause(config.worker.poll_interval));
         let probes = Probes::new(health.clone());
         let mut tasks = JoinSet::new();
@@ -82,6 +89,7 @@ impl Daemon {
             health,
             probes,
             instruments,
+            tracing,
             tasks,
             stop,
         })
@@ -160,7 +168,8 @@ impl Daemon {
             worker_settings(&self.config, self.state.process.clone(), self.until_idle),
             self.instruments.clone(),
             self.health.clone(),
-        );
+        )
+        .traced(self.tracing.clone());
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 use super::AppError;
 use crate::{
     config::{Config, LogFormat, Otlp},
-    telemetry::{FilterHandle, Settings, Spans, Telemetry},
+    telemetry::{Exported, FilterHandle, Settings, Spans, Telemetry},
 };
 
 /// Who reads the logs.
@@ -47,6 +47,10 @@ impl Logs {
         self.json
     }
 
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     pub fn refilter(&self) -> Refilter {
         Refilter { logger: self.logger, handle: self.telemetry.filter() }
     }
@@ -76,8 +80,9 @@ fn settings(config: &Config, logger: Logger, terminal: bool) -> Settings {
         colour: config.colour && terminal,
         filter: filter(config, logger),
         spans: if config.otlp.enabled && logger == Logger::Worker {
-            let Otlp { named, other_protocol, .. } = config.otlp;
-            Spans::Exported { named, other_protocol }
+            let Otlp { resource, sampling, paced, other_protocol, .. } = config.otlp.clone();
+            let mode = config.trace_mode;
+            Spans::Exported(Exported { resource, sampling, mode, paced, other_protocol })
         } else {
             Spans::Dropped
         },

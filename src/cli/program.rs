@@ -42,7 +42,9 @@ impl Program {
     async fn command(&self) -> Result<Exit, Failure> {
         let config = &self.config;
         match &self.cli.command {
-            Command::Run(args) => run::run(args, config, self.reload()).await,
+            Command::Run(args) => {
+                run::run(args, config, self.logs.telemetry(), self.reload()).await
+            }
             Command::Migrate(args) => migrate::migrate(args, config).await,
             Command::Apply(args) => apply::apply(args, config).await,
             Command::Submit(args) => submit::submit(args, config).await,

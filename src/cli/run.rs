@@ -18,6 +18,7 @@ use crate::{
     app::Daemon,
     config::{Config, Flags},
     ports::control::{Control, Start, Submission},
+    telemetry::Telemetry,
     worker::{Finished, Summary},
 };
 
@@ -74,10 +75,11 @@ impl RunArgs {
 pub async fn run(
     args: &RunArgs,
     config: &Config,
+    telemetry: &Telemetry,
     reload: impl Fn() + Send + 'static,
 ) -> Result<Exit, Failure> {
     let files = load_all(&args.submit, config)?;
-    let daemon = Daemon::start(config.clone(), args.until_idle, reload).await?;
+    let daemon = Daemon::start(config.clone(), args.until_idle, telemetry, reload).await?;
     let Some(stores) = daemon.open_store().await? else { return Ok(Exit::Success) };
     for file in &files {
         apply_and_submit(&*stores.control, file, &config.user).await?;

@@ -21,6 +21,7 @@ use crate::domain::{
     pod::PodProcess,
     retention::Retention,
     retry::Backoff,
+    trace::Mode,
 };
 
 /// A claim transaction holds no more executions than this.
@@ -310,4 +311,15 @@ pub(super) fn size(
     let problem =
         format!("is {text}; it must be between {} and {}", show(range.start()), show(range.end()));
     Err(ConfigError::invalid(origins, key, problem))
+}
+
+pub(super) fn trace_mode(settings: &Settings, origins: &Origins) -> Result<Mode, ConfigError> {
+    match settings.trace.mode.as_str() {
+        "continuous" => Ok(Mode::Continuous),
+        "linked" => Ok(Mode::Linked),
+        other => {
+            let problem = format!("is {other:?}; give continuous or linked");
+            Err(ConfigError::invalid(origins, "trace.mode", problem))
+        }
+    }
 }

@@ -44,6 +44,7 @@ level!(Settings {
     admin: Admin = Admin::default(),
     pod: Pod = Pod::default(),
     log: Log = Log::default(),
+    trace: Trace = Trace::default(),
 });
 
 level!(Lock {
@@ -139,6 +140,11 @@ level!(Pod {
     pre_stop: String = "0s".into(),
     /// Whether a disruption budget guards the workers' pods.
     disruption_budget: Option<bool> = None,
+});
+
+level!(Trace {
+    /// `continuous` or `linked`: one trace an execution, or one a lease.
+    mode: String = "continuous".into(),
 });
 
 level!(Log {

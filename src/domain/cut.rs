@@ -58,6 +58,11 @@ fn parts(text: &str) -> Option<Parts<'_>> {
     })
 }
 
+/// Whether something was cut out of a text.
+pub fn is_cut(text: &str) -> bool {
+    parts(text).is_some()
+}
+
 /// Bytes before anything was cut.
 fn total(text: &str) -> u64 {
     match parts(text) {
@@ -69,6 +74,12 @@ fn total(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Added::*, *};
+
+    #[test]
+    fn a_text_is_cut_where_the_note_says_so() {
+        assert!(is_cut(&format!("a{}b", note(7))));
+        assert!(!is_cut("a\n[… many bytes were cut here …]\nb") && !is_cut(""));
+    }
 
     #[test]
     fn what_is_new_is_found_before_and_after_a_cut() {

@@ -23,6 +23,14 @@ pub enum Deferral {
 }
 
 impl Deferral {
+    /// It was found out by whoever had claimed the execution already.
+    pub const fn is_after_a_claim(&self) -> bool {
+        match self {
+            Self::TemplateBusy | Self::HalfMade | Self::Unknown(_) => true,
+            Self::Locked | Self::Unwritable(_) => false,
+        }
+    }
+
     /// Why it is failed rather than put back once more, if it is; `unknown_for` is the time for which
     /// this process has met it as unknown.
     pub fn refusal(&self, unknown_for: Duration, unknown_after: Duration) -> Option<String> {

@@ -141,6 +141,20 @@ pub enum AttemptOutcome {
 }
 
 impl AttemptOutcome {
+    const ALL: [Self; 7] = [
+        Self::Success,
+        Self::Failed,
+        Self::Unanswered,
+        Self::Timeout,
+        Self::Cancelled,
+        Self::Drained,
+        Self::Lost,
+    ];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -176,6 +190,10 @@ mod tests {
         for state in StepState::ALL {
             assert_eq!(StepState::parse(state.as_str()), Ok(state));
         }
+        for outcome in AttemptOutcome::ALL {
+            assert_eq!(AttemptOutcome::parse(outcome.as_str()), Some(outcome));
+        }
+        assert_eq!(AttemptOutcome::parse("Lost"), None);
         assert_eq!(StepState::parse("Running"), Err(UnknownState("Running".into())));
         assert_eq!(ExecutionState::parse("skipped"), Err(UnknownState("skipped".into())));
     }

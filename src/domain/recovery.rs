@@ -61,6 +61,8 @@ pub struct LockSeen {
     pub beat: Beat,
     /// `expires_at - updated_at` of the row: its writer's own TTL.
     pub ttl: Duration,
+    /// Its `expires_at` in milliseconds since 1970. Told in traces; nothing is decided by it.
+    pub expires_ms: i64,
 }
 
 /// Why an execution is taken over (`ow_attempts.cause` of the attempt that was lost).
@@ -127,7 +129,16 @@ pub struct TakeOver {
 /// How long an execution of the orchestrator's may stand untouched whose lock row is gone: longer than
 /// its lock, which it renews once, to ten minutes.
 pub const ORCHESTRATOR_SILENT: Duration = Duration::from_secs(15 * 60);
+
 impl TakeOver {
+    /// The claim that ends by it, where a worker made it.
+    pub fn former(&self) -> Option<Fence> {
+        match self.seen.by {
+            Holder::Released | Holder::Owner(_) => Some(self.seen.fence),
+            Holder::Orchestrator => None,
+        }
+    }
+
     /// The lock row as it was seen, if that proves it dead should it still be the same: it was
     /// watched for its whole time, or lies under the very fence of the holder that is known to be
     /// gone. A row without a fence is the orchestrator's, which does not count its renewals.
@@ -244,7 +255,12 @@ mod tests {
             by: Holder::Owner("a".into()),
             uid: String::new(),
             cancelled: false,
-            lock: beat.map(|beat| LockSeen { fence: Fence(7), beat: Beat(beat), ttl: TTL }),
+            lock: beat.map(|beat| LockSeen {
+                fence: Fence(7),
+                beat: Beat(beat),
+                ttl: TTL,
+                expires_ms: 0,
+            }),
         }
     }
 
@@ -288,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_ttl_that_no_worker_can_have_is_not_waited_for() {
-        let lock = LockSeen { fence: Fence(7), beat: Beat(1), ttl: Duration::MAX };
+        let lock = LockSeen { fence: Fence(7), beat: Beat(1), ttl: Duration::MAX, expires_ms: 0 };
         let still = every_second(|_| Held { lock: Some(lock), ..held(None) });
         assert_eq!(first_takeover(TTL, &still), Some((60, Cause::LeaseExpired)));
     }
@@ -359,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_lock_is_dead_as_it_was_watched_or_under_the_fence_that_was_handed_back() {
-        let lock = |fence| LockSeen { fence: Fence(fence), beat: Beat(1), ttl: TTL };
+        let lock = |fence| LockSeen { fence: Fence(fence), beat: Beat(1), ttl: TTL, expires_ms: 0 };
         for (cause, seen, is_dead) in [
             (Cause::LeaseExpired, Some(lock(7)), true),
             (Cause::LeaseExpired, Some(lock(8)), true),

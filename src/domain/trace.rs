@@ -1,4 +1,4 @@
-//! Trace and span ids of an execution, and what its steps are told of them.
+//! Trace and span ids of an execution, whether its spans are kept, and what its steps are told.
 //!
 //! **Invariant:** every worker that ever holds an execution computes the same ids for it, whether
 //! spans are sent or not; two executions never share an id of a span, even where one caller's trace
@@ -122,6 +122,8 @@ pub struct Origin {
     pub schema: Arc<str>,
     /// When it was created, in milliseconds since 1970; `None` where no such time is stored.
     pub created_ms: Option<i64>,
+    /// When this run of it was first claimed, in the same way; `None` before.
+    pub started_ms: Option<i64>,
     /// How often an operator has had it run again (`ow_run`).
     pub run: u32,
     /// `ow_traceparent`: anybody may have written it.
@@ -163,9 +165,17 @@ impl Trace {
         SpanId(hashed(&[&self.own.0, &self.run.to_be_bytes()]))
     }
 
-    /// The span of one attempt at a step; no attempt of it has the same number.
-    pub fn attempt(&self, step: &StepExecutionId, number: u32) -> SpanId {
-        self.span("attempt", &[step.as_str().as_bytes(), &number.to_be_bytes()])
+    /// The trace of one lease on it and of what was done under that.
+    pub fn term(&self, fence: Fence, mode: Mode) -> TraceId {
+        match mode {
+            Mode::Continuous => self.id,
+            Mode::Linked => TraceId(hashed(&[&self.own.0, b"term", &fence.0.to_be_bytes()])),
+        }
+    }
+
+    /// The span of the time before the claim under this fence.
+    pub fn wait(&self, fence: Fence) -> SpanId {
+        self.span("wait", &[&fence.0.to_be_bytes()])
     }
 
     /// The span of one lease on it.
@@ -173,14 +183,91 @@ impl Trace {
         self.span("hold", &[&fence.0.to_be_bytes()])
     }
 
+    /// The span of a step, as far as it went under one lease.
+    pub fn step(&self, fence: Fence, step: &StepExecutionId) -> SpanId {
+        self.span("step", &[&fence.0.to_be_bytes(), step.as_str().as_bytes()])
+    }
+
+    /// The span of one attempt at a step; no attempt of it has the same number.
+    pub fn attempt(&self, step: &StepExecutionId, number: u32) -> SpanId {
+        self.span("attempt", &[step.as_str().as_bytes(), &number.to_be_bytes()])
+    }
+
+    /// The span of a call of the database; `number` counts those of one lease.
+    pub fn call(&self, fence: Fence, number: u32) -> SpanId {
+        self.span("call", &[&fence.0.to_be_bytes(), &number.to_be_bytes()])
+    }
+
     fn span(&self, kind: &str, parts: &[&[u8]]) -> SpanId {
         SpanId(hashed(&[&[&self.own.0, kind.as_bytes()], parts].concat()))
     }
+}
 
-    /// What an attempt hands on.
-    pub fn context(&self, span: SpanId, sampled: bool) -> TraceParent {
-        TraceParent { trace: self.id, span, sampled }
+/// How many traces an execution has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// One, whoever holds it.
+    #[default]
+    Continuous,
+    /// One a lease, linked to each other: for executions of hours.
+    Linked,
+}
+
+/// Which traces are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// A caller who has decided decides for us.
+    parent_based: bool,
+    /// Of 2^63 traces without a caller.
+    keeps: u64,
+}
+
+impl Default for Sampling {
+    /// All, unless a caller has decided otherwise.
+    fn default() -> Self {
+        Self { parent_based: true, keeps: Self::ALL }
     }
+}
+
+impl Sampling {
+    const ALL: u64 = 1 << 63;
+
+    /// By the words of `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`; `None` if there is no
+    /// such sampler or its argument is none.
+    pub fn parse(name: &str, argument: Option<&str>) -> Option<Self> {
+        let (parent_based, root) = match name.strip_prefix("parentbased_") {
+            Some(root) => (true, root),
+            None => (false, name),
+        };
+        let keeps = match root {
+            "always_on" => Self::ALL,
+            "always_off" => 0,
+            "traceidratio" => part_of_all(argument.map_or(Ok(1.0), str::parse).ok()?)?,
+            _ => return None,
+        };
+        Some(Self { parent_based, keeps })
+    }
+
+    /// The same for every worker. Ratios agree with those of others who go by the trace id.
+    pub fn keeps(self, trace: &Trace) -> bool {
+        match trace.caller {
+            Some(caller) if self.parent_based => caller.sampled,
+            Some(_) | None => {
+                let low = trace.id.0.last_chunk().expect("an id has more than eight bytes");
+                u64::from_be_bytes(*low) >> 1 < self.keeps
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "as every sampler by ratio does it, so that all agree"
+)]
+fn part_of_all(ratio: f64) -> Option<u64> {
+    (0.0..=1.0).contains(&ratio).then_some((ratio * Sampling::ALL as f64) as u64)
 }
 
 /// The beginning of a hash of the parts, each preceded by its length so that no two lists share a
@@ -255,6 +342,7 @@ mod tests {
         Origin {
             schema: "orchestrator".into(),
             created_ms: Some(1_785_499_203_045),
+            started_ms: None,
             run: 0,
             traceparent: traceparent.into(),
         }
@@ -334,11 +422,60 @@ mod tests {
         for trace in [one, two] {
             assert_eq!((trace.id(), trace.caller()), (caller.trace, Some(caller)));
             let (s, t) = ("s".into(), "t".into());
-            spans.extend([trace.root(), trace.hold(Fence(1)), trace.hold(Fence(2))]);
+            spans.insert(trace.root());
+            for fence in [Fence(1), Fence(2)] {
+                spans.extend([trace.wait(fence), trace.hold(fence), trace.step(fence, &s)]);
+                spans.extend([trace.step(fence, &t), trace.call(fence, 1), trace.call(fence, 2)]);
+            }
             spans.extend([trace.attempt(&s, 1), trace.attempt(&s, 2), trace.attempt(&t, 1)]);
         }
-        assert_eq!(spans.len(), 12);
-        assert_eq!(one.context(one.root(), true).trace, caller.trace);
+        assert_eq!(spans.len(), 32);
+    }
+
+    #[test]
+    fn each_lease_has_a_trace_of_its_own_only_where_that_is_asked_for() {
+        let trace = Trace::of(&"e".into(), &origin(GIVEN));
+        assert_eq!(trace.term(Fence(1), Mode::Continuous), trace.id());
+        let linked = [Fence(1), Fence(2)].map(|fence| trace.term(fence, Mode::Linked));
+        let ids: BTreeSet<TraceId> = linked.into_iter().chain([trace.id()]).collect();
+        assert_eq!(ids.len(), 3);
+    }
+
+    #[test]
+    fn a_ratio_keeps_its_part_of_the_traces_and_a_caller_decides_for_his_own() {
+        let kept = |sampling: Sampling, traceparent: &str| {
+            let trace = |n: u32| Trace::of(&n.to_string().into(), &origin(traceparent));
+            (0..20_000).filter(|n| sampling.keeps(&trace(*n))).count()
+        };
+        let (yes, no) = (GIVEN, GIVEN.replace("-01", "-00"));
+        for (name, argument, alone, of_yes, of_no) in [
+            ("always_on", None, 20_000, 20_000, 20_000),
+            ("always_off", Some("1"), 0, 0, 0),
+            ("parentbased_always_on", None, 20_000, 20_000, 0),
+            ("parentbased_always_off", None, 0, 20_000, 0),
+            ("parentbased_traceidratio", Some("0"), 0, 20_000, 0),
+            ("parentbased_traceidratio", None, 20_000, 20_000, 0),
+        ] {
+            let sampling = Sampling::parse(name, argument).expect(name);
+            let found = [kept(sampling, ""), kept(sampling, yes), kept(sampling, &no)];
+            assert_eq!(found, [alone, of_yes, of_no], "{name} {argument:?}");
+        }
+        let tenth = Sampling::parse("traceidratio", Some("0.1")).expect("a ratio");
+        assert!((1_900..2_100).contains(&kept(tenth, "")), "{}", kept(tenth, ""));
+        // The same decision for all of one trace, whoever asks.
+        assert!([0, 20_000].contains(&kept(tenth, yes)));
+        for (name, argument) in [
+            ("", None),
+            ("jaeger_remote", None),
+            ("traceidratio", Some("2")),
+            ("traceidratio", Some("-0.1")),
+            ("traceidratio", Some("NaN")),
+            ("traceidratio", Some("much")),
+            ("parentbased_", None),
+        ] {
+            assert_eq!(Sampling::parse(name, argument), None, "{name} {argument:?}");
+        }
+        assert_eq!(Sampling::parse("parentbased_always_on", None), Some(Sampling::default()));
     }
 
     #[test]

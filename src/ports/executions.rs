@@ -12,7 +12,7 @@ use crate::domain::{
     deferral::{Deferral, Deferrals},
     eligibility::Eligibility,
     execution::{AttemptOutcome, ExecutionState},
-    id::{Beat, ExecutionId, Owner, StepExecutionId},
+    id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
     intake::{StepSlot, Supported},
     lease::{Lease, Renewal},
     plan::{Finish, Plan, Progress, Recorded, plan},
@@ -53,14 +53,19 @@ pub trait ExecutionStore: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// Gives executions back, still `running`, for anyone to take at once; one that somebody has
-    /// cancelled is ended instead. One answer each.
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>>;
+    /// cancelled is ended instead ([`Advanced::Cancelled`]). One answer each.
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>>;
 
     /// What workers hold now, this one included, and what was handed back.
     async fn survey(&self) -> Result<Vec<Held>, StoreError>;
 
-    /// Takes over what is still as seen. Cancelled executions are tidied and not returned.
+    /// Takes over what is still as seen. Cancelled executions are tidied and not claimed.
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError>;
+
+    /// What a trace has to tell of executions that were not driven to where they are now, and of the
+    /// lease under that fence on each; those that are gone are left out. To be asked for after the
+    /// lease has ended.
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError>;
 
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
@@ -115,6 +120,8 @@ pub struct Batch {
     pub deferred: Vec<(ExecutionId, Deferral)>,
     /// Failed with a reason: what is recorded cannot be run, or kills its workers.
     pub refused: Vec<(ExecutionId, String)>,
+    /// Had been cancelled, and were ended for an owner who is gone.
+    pub tidied: Vec<ExecutionId>,
 }
 
 impl Batch {
@@ -123,6 +130,7 @@ impl Batch {
         self.claims.extend(other.claims);
         self.deferred.extend(other.deferred);
         self.refused.extend(other.refused);
+        self.tidied.extend(other.tidied);
     }
 }
 
@@ -141,6 +149,8 @@ pub struct Claim {
     /// Since its creation, by the store's clock.
     pub age: Duration,
     pub origin: Origin,
+    /// The claim before this one, where a worker made it.
+    pub former: Option<Fence>,
 }
 
 impl Claim {
@@ -158,8 +168,8 @@ impl Claim {
         for id in &plan.start {
             slots[id.index()].count_attempt();
         }
-        let Background { kind, age, origin } = background;
-        Self { lease, workflow, slots, progress, plan, kind, age, origin }
+        let Background { kind, age, origin, former } = background;
+        Self { lease, workflow, slots, progress, plan, kind, age, origin, former }
     }
 
     /// The first steps' starts, to be committed with the claim.
@@ -174,6 +184,7 @@ pub struct Background {
     pub kind: ClaimKind,
     pub age: Duration,
     pub origin: Origin,
+    pub former: Option<Fence>,
 }
 
 /// How an execution was come by.
@@ -276,7 +287,7 @@ pub struct StepSkip {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advanced {
     Recorded,
-    /// It was to end the execution, which somebody had cancelled: recorded as `cancelled`.
+    /// Somebody had cancelled the execution: it has ended as `cancelled`.
     Cancelled,
 }
 
@@ -286,6 +297,33 @@ pub struct HandBack {
     pub lease: Lease,
     /// Attempts that were stopped for it; they do not use up retries.
     pub drained: Vec<(StepExecutionId, u32)>,
+}
+
+/// What is left of an execution's former lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    pub execution: ExecutionId,
+    pub state: String,
+    pub origin: Origin,
+    /// The template's name.
+    pub workflow: String,
+    /// By the store's clock, in milliseconds since 1970.
+    pub now_ms: i64,
+    /// Attempts that began under that lease, of steps that did not end under it.
+    pub attempts: Vec<LeftAttempt>,
+}
+
+/// An attempt whose span nobody has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftAttempt {
+    pub step: StepExecutionId,
+    pub step_name: String,
+    /// `http`, `shell`, `func`.
+    pub executor: String,
+    pub number: u32,
+    pub started_ms: i64,
+    pub finished_ms: Option<i64>,
+    pub outcome: Option<AttemptOutcome>,
 }
 
 /// Numbers of executions.

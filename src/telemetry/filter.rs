@@ -11,7 +11,6 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter,
-    filter::FilterFn,
     layer::{Context, Filter},
 };
 
@@ -74,14 +73,4 @@ impl<S: Subscriber> Filter<S> for LogFilter {
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         Filter::on_close(&self.0, id, context);
     }
-}
-
-/// What is exported: our spans, and warnings and errors as events on them. The hint keeps what is
-/// less than that as cheap as without an exporter.
-pub fn ours() -> FilterFn {
-    let is_exported: fn(&Metadata<'_>) -> bool = |meta| {
-        let most = if meta.is_span() { Level::INFO } else { Level::WARN };
-        *meta.level() <= most && meta.target().starts_with(OURS)
-    };
-    FilterFn::new(is_exported).with_max_level_hint(LevelFilter::INFO)
 }

@@ -1,12 +1,11 @@
-//! One flat JSON object a line: `timestamp`, `level`, `target`, `message`, the trace, then the
-//! fields of the event and of the spans around it (`execution.id`, `step.name`, `event`, ...).
+//! One flat JSON object a line: `timestamp`, `level`, `target`, `message`, then the fields of the event
+//! and of the spans around it (`trace_id`, `execution.id`, `step.name`, `event`, ...).
 //!
 //! **Invariant:** a key stands once: an event's field wins over a span's, an inner span's over an
 //! outer one's.
 
 use std::fmt;
 
-use opentelemetry::trace::TraceContextExt;
 use serde::{Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 use tracing::{
@@ -38,10 +37,6 @@ where
     ) -> fmt::Result {
         let mut fields = span_fields(context);
         event.record(&mut Collect(&mut fields));
-        if let Some((trace, span)) = trace_ids(context) {
-            fields.insert("trace_id".into(), trace.into());
-            fields.insert("span_id".into(), span.into());
-        }
         let line = line(event, fields).map_err(|_| fmt::Error)?;
         writeln!(writer, "{line}")
     }
@@ -60,7 +55,7 @@ fn line(event: &Event<'_>, mut fields: Map<String, Value>) -> serde_json::Result
     map.serialize_entry("target", event.metadata().target())?;
     map.serialize_entry("message", &fields.remove("message").unwrap_or_default())?;
     for (key, value) in &fields {
-        if !matches!(key.as_str(), "timestamp" | "level" | "target") && !key.starts_with("otel.") {
+        if !matches!(key.as_str(), "timestamp" | "level" | "target") {
             map.serialize_entry(key, value)?;
         }
     }
@@ -82,20 +77,6 @@ where
         }
     }
     fields
-}
-
-/// Of the innermost span, where spans are exported.
-fn trace_ids<S>(context: &FmtContext<'_, S, JsonFields>) -> Option<(String, String)>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    let id = context.lookup_current()?.id();
-    let otel = tracing::dispatcher::get_default(|dispatch| {
-        tracing_opentelemetry::get_otel_context(&id, dispatch)
-    })?;
-    let span = otel.span();
-    let ids = span.span_context();
-    ids.is_valid().then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
 }
 
 struct Collect<'a>(&'a mut Map<String, Value>);
@@ -203,7 +184,7 @@ mod tests {
     fn work() {
         let outer = tracing::info_span!("hold", execution.id = "e-1", attempt = 1);
         let _outer = outer.enter();
-        let inner = tracing::info_span!("step", step.name = "s", attempt = 2, otel.kind = "client");
+        let inner = tracing::info_span!("step", step.name = "s", attempt = 2);
         let _inner = inner.enter();
         tracing::info!(event = "step.started", step.name = "t", "a step \"starts\"");
         tracing::warn!(event = "step.retrying", duration_ms = 12_u128, ok = false, "it failed");
@@ -222,7 +203,6 @@ mod tests {
         assert_eq!(lines[1]["level"], "WARN");
         assert_eq!(lines[1]["duration_ms"], 12);
         assert_eq!(lines[1]["ok"], false);
-        assert!(!keys.iter().any(|key| key.starts_with("otel.")));
         assert!(lines[0]["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')));
     }
 

@@ -1,11 +1,12 @@
-//! An exporter that says once that spans cannot be sent, and once that they can again.
+//! An exporter that counts, and says once that spans cannot be sent, and once that they can again.
 //!
-//! **Invariant:** however long a collector is away, it costs one log line.
+//! **Invariant:** however long a collector is away, it costs one log line; every span of a batch is
+//! counted as sent or failed, and leaves the queue by that.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,10 +17,14 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter},
 };
 
+use crate::instruments::{ByResult, SpanCounts};
+
 #[derive(Debug)]
 pub struct Quiet<E> {
     exporter: E,
     said: Said,
+    on_their_way: Arc<AtomicUsize>,
+    counts: SpanCounts,
 }
 
 /// Whether it was said that spans cannot be sent, and nothing better since.
@@ -33,8 +38,8 @@ impl Said {
 }
 
 impl<E> Quiet<E> {
-    pub fn new(exporter: E) -> Self {
-        Self { exporter, said: Said::default() }
+    pub fn new(exporter: E, on_their_way: Arc<AtomicUsize>, counts: SpanCounts) -> Self {
+        Self { exporter, said: Said::default(), on_their_way, counts }
     }
 
     pub fn said(&self) -> Said {
@@ -59,7 +64,11 @@ impl<E> Quiet<E> {
 
 impl<E: SpanExporter> SpanExporter for Quiet<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let count = batch.len();
         let result = self.exporter.export(batch).await;
+        let by = ByResult { result: if result.is_ok() { "sent" } else { "failed" } };
+        self.counts.get_or_create(&by).inc_by(count as u64);
+        self.on_their_way.fetch_sub(count, Ordering::AcqRel);
         self.note(&result);
         result
     }
@@ -79,9 +88,16 @@ impl<E: SpanExporter> SpanExporter for Quiet<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{sync::Mutex, time::SystemTime};
 
-    use opentelemetry_sdk::error::OTelSdkError;
+    use opentelemetry::{
+        InstrumentationScope,
+        trace::{SpanContext, SpanId, SpanKind, Status},
+    };
+    use opentelemetry_sdk::{
+        error::OTelSdkError,
+        trace::{SpanEvents, SpanLinks},
+    };
     use tracing::{Event, Subscriber};
     use tracing_subscriber::{
         Layer,
@@ -104,6 +120,24 @@ mod tests {
         }
     }
 
+    fn span() -> SpanData {
+        SpanData {
+            span_context: SpanContext::NONE,
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: "it".into(),
+            start_time: SystemTime::UNIX_EPOCH,
+            end_time: SystemTime::UNIX_EPOCH,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: InstrumentationScope::default(),
+        }
+    }
+
     #[derive(Clone, Default)]
     struct Levels(Arc<Mutex<Vec<String>>>);
 
@@ -115,16 +149,22 @@ mod tests {
 
     #[test]
     fn a_collector_that_goes_and_comes_costs_one_line_each_time() {
-        let levels = Levels::default();
+        let (levels, counts) = (Levels::default(), SpanCounts::default());
+        let on_their_way = Arc::new(AtomicUsize::new(15));
         let subscriber = tracing_subscriber::registry().with(levels.clone());
         tracing::subscriber::with_default(subscriber, || {
-            let exporter = Quiet::new(Collector(AtomicBool::new(true)));
+            let exporter =
+                Quiet::new(Collector(AtomicBool::new(true)), on_their_way.clone(), counts.clone());
             for up in [true, false, false, false, true, true, false] {
                 exporter.exporter.0.store(up, Ordering::Relaxed);
-                let sent = futures_util::FutureExt::now_or_never(exporter.export(Vec::new()));
+                let sent =
+                    futures_util::FutureExt::now_or_never(exporter.export(vec![span(), span()]));
                 assert_eq!(sent.expect("it does not wait").is_ok(), up);
             }
         });
         assert_eq!(*levels.0.lock().expect("not poisoned"), ["WARN", "INFO", "WARN"]);
+        let count = |result| counts.get_or_create(&ByResult { result }).get();
+        assert_eq!((count("sent"), count("failed")), (6, 8));
+        assert_eq!(on_their_way.load(Ordering::Relaxed), 1, "whatever became of it, it has left");
     }
 }

@@ -6,20 +6,18 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder, spans::Term};
+use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder};
 use crate::{
     clock::boot_now,
     domain::{
         execution::AttemptOutcome,
         intake::StepSlot,
         key::{idempotency_key, next_generation},
+        lease::BootTime,
         retry::Backoff,
         step::Step,
     },
@@ -55,7 +53,6 @@ pub enum Tried {
 pub struct Tries {
     pub tools: Arc<Tools>,
     pub standing: Arc<Standing>,
-    pub term: Arc<Term>,
     pub step: Arc<Step>,
     pub slot: StepSlot,
     /// The execution ends: stop.
@@ -148,14 +145,17 @@ impl Tries {
         }
         // It may have been stopped while its start was recorded.
         if self.stop.is_cancelled() || self.tools.drain.interrupt.is_cancelled() {
+            self.standing.term.attempted(&self.step, &self.slot, boot_now(), None, None);
             return Attempted::Stopped { output: None };
         }
         let executor = self.step.action.kind().to_owned();
-        let span = info_span!("step.run", step.name = %self.step.name, attempt = self.slot.attempt,
+        let id = self.standing.term.attempt_id(&self.slot);
+        let span = info_span!("step.run", span_id = %id, step.name = %self.step.name, attempt = self.slot.attempt,
             executor = %executor);
-        let began = Instant::now();
+        let began = boot_now();
         let result = self.run_once().instrument(span.clone()).await;
-        let took = began.elapsed();
+        let took = boot_now().since(began);
+        self.tell(&result, began);
         let word = match &result {
             Attempted::Success(_) => "success",
             Attempted::Failed(failure) => failure.outcome.as_str(),
@@ -174,6 +174,17 @@ impl Tries {
             );
         });
         result
+    }
+
+    /// For the trace. Of an attempt whose lease is lost, whoever has it now tells.
+    fn tell(&self, result: &Attempted, began: BootTime) {
+        let (outcome, output) = match result {
+            Attempted::Success(output) => (Some(AttemptOutcome::Success), Some(output.as_str())),
+            Attempted::Failed(failure) => (Some(failure.outcome), failure.output.as_deref()),
+            Attempted::Stopped { output } => (None, output.as_deref()),
+            Attempted::LeaseLost => return,
+        };
+        self.standing.term.attempted(&self.step, &self.slot, began, outcome, output);
     }
 
     async fn run_once(&self) -> Attempted {
@@ -202,7 +213,7 @@ impl Tries {
                 self.slot.key_gen,
             ),
             fence: self.standing.lease.fence,
-            trace: self.term.carried(&self.step, &self.slot),
+            trace: self.standing.term.carried(&self.step, &self.slot),
             halt: halt.clone(),
             so_far,
         }))

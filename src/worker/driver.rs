@@ -13,9 +13,10 @@ use tracing::{Instrument, Span, debug, error};
 use super::{
     attempts::{Tools, Tried, Tries},
     leases::Standing,
-    spans::Term,
+    recorder::LeaseLost,
 };
 use crate::{
+    clock::boot_now,
     domain::{
         execution::{AttemptOutcome, ExecutionState},
         id::StepExecutionId,
@@ -40,7 +41,6 @@ pub enum Driven {
 pub struct Driver {
     tools: Arc<Tools>,
     standing: Arc<Standing>,
-    term: Arc<Term>,
     workflow: Arc<Workflow>,
     slots: Vec<StepSlot>,
     progress: Progress,
@@ -70,7 +70,6 @@ impl Driver {
     ) -> Driven {
         let driver = Self {
             draining: tools.drain.draining.is_cancelled(),
-            term: Arc::new(Term::new(&claim)),
             tools,
             standing,
             workflow: claim.workflow,
@@ -90,7 +89,7 @@ impl Driver {
         let mut plan = first;
         loop {
             if !advance.is_empty() {
-                match self.tools.recorder.record(&self.standing, advance).await {
+                match self.record(advance).await {
                     Ok(Advanced::Recorded) => {}
                     Ok(Advanced::Cancelled) => {
                         let state = ExecutionState::Cancelled;
@@ -127,6 +126,17 @@ impl Driver {
             plan = self.plan();
             advance = self.advance(&plan, ended, false);
         }
+    }
+
+    /// Records, and tells the trace what ended by it.
+    async fn record(&self, advance: Advance) -> Result<Advanced, LeaseLost> {
+        let ended: Vec<_> =
+            advance.ended.iter().map(|end| (end.step.clone(), end.outcome)).collect();
+        let advanced = self.tools.recorder.record(&self.standing, advance).await?;
+        for (step, outcome) in ended {
+            self.standing.term.step_ended(&step, outcome);
+        }
+        Ok(advanced)
     }
 
     fn plan(&mut self) -> Plan {
@@ -168,6 +178,8 @@ impl Driver {
         for id in &plan.start {
             let slot = self.slots[id.index()].clone();
             if self.draining {
+                let step = &self.workflow.node(*id).step;
+                self.standing.term.attempted(step, &slot, boot_now(), None, None);
                 self.drained.push((slot.id, slot.attempt));
             } else {
                 self.start(*id, slot);
@@ -182,7 +194,6 @@ impl Driver {
         let tries = Tries {
             tools: self.tools.clone(),
             standing: self.standing.clone(),
-            term: self.term.clone(),
             step: Arc::new(step.clone()),
             slot,
             stop,

@@ -91,6 +91,9 @@ impl Keeper {
                     failures += 1;
                     self.instruments.lease_renew.get_or_create(&ByResult { result: "error" }).inc();
                     if failures == 1 {
+                        for standing in &standing {
+                            standing.term.called_database("renew", sent, Some("unavailable"));
+                        }
                         warn!(event = "lease.renew_failed", %error, leases = leases.len(),
                             "leases could not be renewed; trying again until their deadline");
                     }
@@ -113,25 +116,31 @@ impl Keeper {
             Renewal::Lost => "lost",
         };
         self.instruments.lease_renew.get_or_create(&ByResult { result }).inc();
+        let _of_execution = standing.term.log().enter();
         match answer {
-            Renewal::Held => standing.extend(self.terms.local_deadline(sent)),
+            Renewal::Held => {
+                standing.term.renewed();
+                standing.extend(self.terms.local_deadline(sent));
+            }
             Renewal::Cancelled => {
+                standing.term.called_database("renew", sent, None);
                 standing.extend(self.terms.local_deadline(sent));
                 standing.cancelled().cancel();
             }
             Renewal::Unanswered => {
-                warn!(event = "lease.unanswered", execution.id = %standing.lease.execution,
-                    lease.fence = standing.lease.fence.0,
-                    "a client keeps the rows of this lease locked: it was not renewed this time");
+                standing.term.called_database("renew", sent, Some("rows_locked"));
+                warn!(
+                    event = "lease.unanswered",
+                    "a client keeps the rows of this lease locked: it was not renewed this time"
+                );
             }
             // Its driver knows, and the lease is about to be forgotten.
             Renewal::Ended => {}
             Renewal::Lost => {
                 if standing.lose() {
+                    standing.term.called_database("renew", sent, Some("lease_lost"));
                     self.instruments.lease_lost.get_or_create(&ByReason { reason: "taken" }).inc();
-                    error!(event = "lease.lost", execution.id = %standing.lease.execution,
-                        lease.fence = standing.lease.fence.0,
-                        "lease is held by another: its work is stopped");
+                    error!(event = "lease.lost", "lease is held by another: its work is stopped");
                 }
             }
         }

@@ -10,24 +10,26 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::spans::Term;
 use crate::domain::{
     id::{ExecutionId, Fence},
     lease::{BootTime, Lease},
 };
 
 /// One lease as its holder sees it.
-#[derive(Debug)]
 pub struct Standing {
     pub lease: Lease,
+    pub term: Arc<Term>,
     deadline: watch::Sender<BootTime>,
     lost: CancellationToken,
     cancelled: CancellationToken,
 }
 
 impl Standing {
-    fn new(lease: Lease, deadline: BootTime) -> Self {
+    fn new(lease: Lease, deadline: BootTime, term: Arc<Term>) -> Self {
         Self {
             lease,
+            term,
             deadline: watch::Sender::new(deadline),
             lost: CancellationToken::new(),
             cancelled: CancellationToken::new(),
@@ -70,15 +72,15 @@ impl Standing {
 }
 
 /// All leases of this process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Leases {
     held: Mutex<BTreeMap<ExecutionId, Arc<Standing>>>,
 }
 
 impl Leases {
     /// An earlier lease on the same execution is lost by it.
-    pub fn add(&self, lease: Lease, deadline: BootTime) -> Arc<Standing> {
-        let standing = Arc::new(Standing::new(lease.clone(), deadline));
+    pub fn add(&self, lease: Lease, deadline: BootTime, term: Arc<Term>) -> Arc<Standing> {
+        let standing = Arc::new(Standing::new(lease.clone(), deadline, term));
         if let Some(former) = self.held().insert(lease.execution, standing.clone()) {
             former.lose();
         }

@@ -12,13 +12,13 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Fence, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     instruments::{ByKind, ByOperation, Instruments, as_seconds},
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue, Remains,
         StoreError,
     },
 };
@@ -101,7 +101,7 @@ impl ExecutionStore for Metered {
         self.count(self.timed("note_output", noted).await)
     }
 
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         self.count_each(self.timed("hand_back", self.store.hand_back(returns)).await)
     }
 
@@ -111,6 +111,10 @@ impl ExecutionStore for Metered {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         self.count(self.timed("take_over", self.store.take_over(as_who, due)).await)
+    }
+
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+        self.count(self.timed("remains", self.store.remains(of)).await)
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

@@ -78,10 +78,13 @@ impl Recorder {
         advance: Advance,
     ) -> Result<Advanced, LeaseLost> {
         let (answer, answered) = oneshot::channel();
+        let (began, term) = (boot_now(), standing.term.clone());
         let standing = standing.clone();
         let order = Order { advance, standing, answer, failures: 0, bare: false };
         self.orders.send(order).await.map_err(|_| LeaseLost)?;
-        answered.await.unwrap_or(Err(LeaseLost))
+        let answer = answered.await.unwrap_or(Err(LeaseLost));
+        term.called_database("commit", began, answer.is_err().then_some("lease_lost"));
+        answer
     }
 }
 
@@ -162,8 +165,8 @@ impl Committer {
             order.bare = true;
         }
         if self.failing.as_ref() != Some(&error) {
+            let _of_execution = order.standing.term.log().enter();
             warn!(event = "execution.record_failed", %error,
-                execution.id = %order.standing.lease.execution,
                 "a result could not be recorded; trying again while the lease stands");
             self.failing = Some(error);
         }
@@ -182,8 +185,11 @@ impl Committer {
     fn give_up(&self, order: Order, problem: &str) {
         if order.standing.lose() {
             self.instruments.lease_lost.get_or_create(&ByReason { reason: "unrecordable" }).inc();
-            error!(event = "execution.unrecordable", execution.id = %order.standing.lease.execution,
-                problem, "a result cannot be recorded: the execution is given up");
+            let _of_execution = order.standing.term.log().enter();
+            error!(
+                event = "execution.unrecordable",
+                problem, "a result cannot be recorded: the execution is given up"
+            );
         }
         reply(order, Err(LeaseLost));
     }
@@ -192,9 +198,11 @@ impl Committer {
         self.instruments.fenced_writes.inc();
         if standing.lose() {
             self.instruments.lease_lost.get_or_create(&ByReason { reason: "fenced" }).inc();
-            warn!(event = "lease.fenced", execution.id = %standing.lease.execution,
-                lease.fence = standing.lease.fence.0,
-                "a write was refused because the execution has a newer holder");
+            let _of_execution = standing.term.log().enter();
+            warn!(
+                event = "lease.fenced",
+                "a write was refused because the execution has a newer holder"
+            );
         }
     }
 }

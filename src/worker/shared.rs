@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use super::{
     Settings, Worker,
@@ -27,6 +27,7 @@ use super::{
     keeper::Beats,
     leases::{Leases, Standing},
     recorder::Recorder,
+    spans::{Past, Term, Tracing},
     told::Told,
 };
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
     },
     instruments::{ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
     ports::executions::{
-        AdvanceError, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack, Queue,
+        AdvanceError, Advanced, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack, Queue,
         StoreError,
     },
 };
@@ -81,6 +82,7 @@ pub struct Shared {
     pub beats: Arc<Beats>,
     pub instruments: Arc<Instruments>,
     pub health: Arc<Health>,
+    tracing: Option<Tracing>,
     supported: Arc<Supported>,
     slots: Arc<Semaphore>,
     owed: AtomicUsize,
@@ -117,6 +119,7 @@ impl Shared {
             beats: Arc::default(),
             instruments,
             health: worker.health.clone(),
+            tracing: worker.tracing.clone(),
             supported: Arc::new(worker.runner.supported()),
             slots: Arc::new(Semaphore::new(settings.slots)),
             settings,
@@ -237,11 +240,21 @@ impl Shared {
         matches!(error, StoreError::NotReady(_)) && self.settings.until_idle && self.active() == 0
     }
 
-    /// Puts claimed executions under way, each with one of the reserved slots.
-    pub fn admit(self: &Arc<Self>, batch: Batch, sent: BootTime, mut slots: OwnedSemaphorePermit) {
+    /// Puts claimed executions under way, each with one of the reserved slots. `past`: what a takeover
+    /// leaves to be told.
+    pub fn admit(
+        self: &Arc<Self>,
+        batch: Batch,
+        sent: BootTime,
+        mut slots: OwnedSemaphorePermit,
+        past: Option<Vec<Past>>,
+    ) {
         for (execution, reason) in &batch.deferred {
             self.note_deferral(execution, reason);
         }
+        let refused = batch.refused.iter().map(|(execution, _)| execution.clone());
+        let past = past.unwrap_or_else(|| refused.map(Past::refused).collect());
+        self.tell_of_past(past);
         for (execution, reason) in batch.refused {
             warn!(event = "execution.refused", execution.id = %execution, %reason,
                 "failed: it cannot be run; mend its template and submit it again");
@@ -256,10 +269,33 @@ impl Shared {
         let deadline = self.settings.terms.local_deadline(sent);
         for claim in batch.claims {
             let slot = slots.split(1).expect("a store returns no more claims than were asked for");
-            let standing = self.leases.add(claim.lease.clone(), deadline);
+            let term = Term::begin(self.tracing.as_ref(), &claim, sent);
+            let standing = self.leases.add(claim.lease.clone(), deadline, term);
             let occupied = Occupied::new(self.clone(), standing, slot);
             self.drivers.spawn(drive(occupied, claim));
         }
+    }
+
+    /// Tells the trace what nobody else can tell, beside the work.
+    pub fn tell_of_past(self: &Arc<Self>, past: Vec<Past>) {
+        let past: Vec<Past> = past.into_iter().filter(|one| !one.is_nothing()).collect();
+        let Some(tracing) = self.tracing.clone().filter(|_| !past.is_empty()) else { return };
+        let shared = self.clone();
+        self.drivers.spawn(async move {
+            let of: Vec<_> = past.iter().map(|one| (one.execution.clone(), one.fence())).collect();
+            let remains = match shared.store.remains(&of).await {
+                Ok(remains) => remains,
+                Err(error) => {
+                    debug!(%error, "what was taken over is missing in its trace");
+                    return;
+                }
+            };
+            for remains in remains {
+                if let Some(one) = past.iter().find(|one| one.execution == remains.execution) {
+                    one.tell(&tracing, &remains, shared.settings.owner.as_str());
+                }
+            }
+        });
     }
 
     /// Somebody may have misspelt a function, and would wait for long without a word.
@@ -322,8 +358,7 @@ impl Drop for Occupied {
 
 async fn drive(occupied: Occupied, claim: Claim) {
     let (shared, standing) = (occupied.shared.clone(), occupied.standing.clone());
-    let span = info_span!("execution", execution.id = %standing.lease.execution,
-        workflow.name = %claim.workflow.name, lease.fence = standing.lease.fence.0);
+    let span = standing.term.log().clone();
     drive_and_tell(&shared, standing, claim).instrument(span).await;
     drop(occupied);
 }
@@ -352,6 +387,7 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
     let took = shared.age().saturating_sub(began);
     match driven {
         Driven::Ended(finish) => {
+            standing.term.ended(finish.state);
             shared.instruments.execution_duration.observe(as_seconds(took));
             info!(
                 event = "execution.finished",
@@ -384,7 +420,11 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
     let hand_back = [hand_back];
     while standing.may_act(boot_now()) {
         match shared.store.hand_back(&hand_back).await.pop() {
-            Some(Ok(())) => {
+            Some(Ok(advanced)) => {
+                match advanced {
+                    Advanced::Recorded => standing.term.drained(),
+                    Advanced::Cancelled => standing.term.ended(ExecutionState::Cancelled),
+                }
                 info!(event = "execution.handed_back", "handed back for the next worker");
                 shared.summary.lock().expect("no panic while it is held").handed_back += 1;
                 return;

@@ -14,14 +14,14 @@ use std::{
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
-use super::Shared;
+use super::{Shared, spans::Past};
 use crate::{
     domain::{
         id::ExecutionId,
         recovery::{Cause, TakeOver},
     },
     instruments::millis,
-    ports::executions::StoreError,
+    ports::executions::{Batch, StoreError},
 };
 
 /// What was tried and not obtained goes behind everything else for so long, and no slot is kept free
@@ -77,12 +77,33 @@ async fn look(shared: &Arc<Shared>, tried: &mut Tried) -> Result<(), StoreError>
         .chain(orphans(shared).await?)
         .partition(|take_over| take_over.seen.cancelled);
     // They are ended here and now: no slot is needed for that.
-    let tidied = if cancelled.is_empty() {
-        Ok(())
-    } else {
-        shared.store.take_over(&shared.claimant(), &cancelled).await.map(drop)
-    };
+    let tidied = tidy(shared, &cancelled).await;
     take_over(shared, tried, due).await.and(tidied)
+}
+
+async fn tidy(shared: &Arc<Shared>, cancelled: &[TakeOver]) -> Result<(), StoreError> {
+    if cancelled.is_empty() {
+        return Ok(());
+    }
+    let batch = shared.store.take_over(&shared.claimant(), cancelled).await?;
+    let of_us = cancelled.iter().filter(|it| batch.tidied.contains(&it.seen.execution));
+    shared.tell_of_past(of_us.map(Past::ended).collect());
+    Ok(())
+}
+
+/// What a takeover leaves to be told of those that it took.
+fn past(batch: &Batch, due: &[TakeOver]) -> Vec<Past> {
+    let taken: HashMap<_, _> =
+        batch.claims.iter().map(|claim| (&claim.lease.execution, claim)).collect();
+    let refused: HashSet<_> = batch.refused.iter().map(|(execution, _)| execution).collect();
+    let left = batch.deferred.iter().filter(|(_, reason)| reason.is_after_a_claim());
+    let left: HashSet<_> = left.map(|(execution, _)| execution).collect();
+    let of = |one: &TakeOver| match &one.seen.execution {
+        id if refused.contains(id) => Some(Past::ended(one)),
+        id if left.contains(id) => Some(Past::left(one)),
+        id => taken.get(id).map(|claim| Past::taken(one, claim)),
+    };
+    due.iter().filter_map(of).collect()
 }
 
 /// What the orchestrator itself has left running, if it is to be taken over.
@@ -113,6 +134,7 @@ async fn take_over(
     let began = Instant::now();
     let batch = shared.store.take_over(&shared.claimant(), &due).await?;
     let now = Instant::now();
+    let past = past(&batch, &due);
     tried.extend(due.into_iter().map(|it| (it.seen.execution, now)));
     for claim in &batch.claims {
         tried.remove(&claim.lease.execution);
@@ -125,7 +147,7 @@ async fn take_over(
             "took over executions of other workers"
         );
     }
-    shared.admit(batch, claimed_at, slots);
+    shared.admit(batch, claimed_at, slots, Some(past));
     Ok(())
 }
 

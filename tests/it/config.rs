@@ -1,12 +1,15 @@
 //! Configuration as tables: what wins over what, and every refusal's sentence.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use orchestrator_worker::{
     config::{
         Config, ConfigError, Flags, LogFormat, Otlp, ShellLimits, Sqlite, Store, Surroundings, Tls,
     },
-    domain::egress::{Policy, Rule},
+    domain::{
+        egress::{Policy, Rule},
+        trace::{Mode, Sampling},
+    },
 };
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
@@ -75,8 +78,9 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(config.admin, Some(address("127.0.0.1:9400")));
     assert_eq!(config.state_dir, PathBuf::from("/tmp"));
     assert_eq!((config.log.format, &config.log.filter), (LogFormat::Auto, &None));
-    let off = Otlp { enabled: false, collector: None, named: false, other_protocol: false };
-    assert_eq!(config.otlp, off);
+    let Otlp { enabled, collector, sampling, paced, other_protocol, .. } = &config.otlp;
+    assert_eq!((enabled, collector, paced, other_protocol), (&false, &None, &false, &false));
+    assert_eq!((*sampling, config.trace_mode), (Some(Sampling::default()), Mode::Continuous));
     assert!(config.colour && !config.in_pod);
     assert!(config.file.is_none());
     let Store::Sqlite(Sqlite::File { path, by_default: true }) = &config.store else {
@@ -418,12 +422,59 @@ fn logs_and_spans_follow_the_well_known_variables() {
     assert_eq!(on(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318")]).collector, None);
     assert!(!on(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).enabled);
     assert!(!on(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).enabled);
-    assert!(on(&[endpoint, ("OTEL_SERVICE_NAME", "x")]).named);
     let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
     assert!(!on(&[endpoint, protocol]).other_protocol);
     assert!(on(&[endpoint, protocol, of_traces]).other_protocol);
-    assert!(on(&[endpoint, ("OTEL_RESOURCE_ATTRIBUTES", "a=b,service.name=x")]).named);
+    assert!(on(&[endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "5000")]).paced);
+    let sampling = |name, part| {
+        on(&[endpoint, ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", part)]).sampling
+    };
+    assert_eq!(sampling("traceidratio", "0.5"), Sampling::parse("traceidratio", Some("0.5")));
+    assert_eq!(sampling("jaeger_remote", "0.5"), None, "there is none such");
+}
+
+#[test]
+fn spans_say_who_sends_them_unless_the_environment_says_it() {
+    let of = |env: &[(&str, &str)]| -> BTreeMap<&str, String> {
+        load("name: mine", env).otlp.resource.into_iter().collect()
+    };
+    let alone = of(&[]);
+    assert_eq!(
+        alone.keys().copied().collect::<Vec<_>>(),
+        ["service.instance.id", "service.name", "service.version"]
+    );
+    assert_eq!(alone["service.instance.id"], "mine");
+    let pod = [
+        ("POD_NAME", "worker-0"),
+        ("POD_UID", "u-1"),
+        ("POD_NAMESPACE", "jobs"),
+        ("NODE_NAME", "n-7"),
+    ];
+    let in_pod = of(&pod);
+    for (name, value) in [
+        ("service.name", "orchestrator-worker"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", "worker-0"),
+        ("k8s.pod.name", "worker-0"),
+        ("k8s.pod.uid", "u-1"),
+        ("k8s.namespace.name", "jobs"),
+        ("k8s.node.name", "n-7"),
+    ] {
+        assert_eq!(in_pod[name], value, "{name}");
+    }
+    assert!(!of(&[("OTEL_SERVICE_NAME", "x")]).contains_key("service.name"));
+    let said = ("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name=x,k8s.node.name=y");
+    let said = of(&[pod[0], pod[3], said]);
+    assert!(!said.contains_key("service.name") && !said.contains_key("k8s.node.name"));
+    assert!(said.contains_key("k8s.pod.name"));
+}
+
+#[test]
+fn an_execution_has_one_trace_or_one_a_lease_and_nothing_else() {
+    assert_eq!(load("trace: {mode: linked}", &[]).trace_mode, Mode::Linked);
+    let other = refusal("trace: {mode: both}", &[]);
+    assert!(other.contains("trace.mode") && other.contains("continuous or linked"), "{other}");
 }
 
 #[test]

@@ -302,6 +302,7 @@ macro_rules! of_workers {
                 an_end_at_the_moment_of_a_takeover_is_one_of_both
                 a_hand_back_at_the_moment_of_a_takeover_leaves_one_holder
                 what_fell_when_every_worker_was_away_is_taken_after_a_day
+                what_a_dead_owner_has_left_is_told_to_whoever_asks
             }
             unadmitted {
                 what_a_watcher_cannot_run_is_left_released_for_the_next

@@ -186,6 +186,11 @@ impl Worker {
         lines.0.iter().filter(|line| line["event"] == event).count()
     }
 
+    /// All that it has logged so far.
+    pub fn lines(&self) -> Vec<Value> {
+        self.log.lines.lock().expect("no panic").0.clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -3,9 +3,13 @@
 //! **Invariant:** the collector is this process's own, on loopback.
 
 mod collector;
+mod keepers;
 mod logs;
+mod secrets;
 mod spans;
 mod statements;
+mod tree;
+mod trees;
 
 use std::{path::Path, process::Command};
 

@@ -12,7 +12,7 @@ use orchestrator_worker::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Owner, StepExecutionId},
+        id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
         lease::{Lease, LeaseTerms, Renewal},
         pod::PodProcess,
         recovery::{Held, TakeOver},
@@ -24,7 +24,7 @@ use orchestrator_worker::{
         control::{About, Control, Start, Submission},
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            StoreError,
+            Remains, StoreError,
         },
     },
     worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
@@ -98,7 +98,7 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
         self.store.note_output(lease, step, attempt, text).await
     }
 
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         self.store.hand_back(returns).await
     }
 
@@ -108,6 +108,10 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         self.store.take_over(as_who, due).await
+    }
+
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+        self.store.remains(of).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
@@ -262,7 +266,7 @@ async fn what_was_handed_back_goes_before_what_is_new() {
     let begun = submit(&store, "noop", 1).await;
     let lease = claim_one(&*store, "gone").await.lease;
     let returned = [HandBack { lease, drained: Vec::new() }];
-    assert_eq!(store.hand_back(&returned).await, [Ok(())]);
+    assert_eq!(store.hand_back(&returned).await, [Ok(Advanced::Recorded)]);
     let new = submit(&store, "sleep", 200).await;
     let worker = Running::start(&store, Honest, 1);
     succeed(&store, &begun).await;

@@ -273,7 +273,8 @@ async fn start_first_steps(session: &mut Session, claims: &[Claim]) -> Result<()
 
 /// What an [`origin`] is read from, as columns of a SELECT.
 pub(super) fn select_origin() -> String {
-    format!("DATABASE(), {}, ow_run, ow_traceparent", rows::unix("created_at"))
+    let (created, started) = (rows::unix("created_at"), rows::unix("started_at"));
+    format!("DATABASE(), {created}, {started}, ow_run, ow_traceparent")
 }
 
 /// The columns of [`select_origin`], of which this is the first.
@@ -281,8 +282,9 @@ pub(super) fn origin(row: &MySqlRow, first: usize) -> Result<Origin, Fault> {
     Ok(Origin {
         schema: rows::name(row, first)?.into(),
         created_ms: rows::number(row, first + 1)?,
-        run: u32::try_from(rows::count(row, first + 2)?).unwrap_or(u32::MAX),
-        traceparent: rows::name(row, first + 3)?,
+        started_ms: rows::number(row, first + 2)?,
+        run: u32::try_from(rows::count(row, first + 3)?).unwrap_or(u32::MAX),
+        traceparent: rows::name(row, first + 4)?,
     })
 }
 

@@ -322,6 +322,7 @@ impl ClaimWork {
                         kind: ClaimKind::Fresh,
                         age: row.age,
                         origin: row.origin.clone(),
+                        former: None,
                     },
                     unclean: 0,
                     hindrance,

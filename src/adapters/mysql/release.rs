@@ -20,7 +20,7 @@ use crate::{
         id::{FINISHED, RELEASED},
         lease::Lease,
     },
-    ports::executions::{AdvanceError, HandBack},
+    ports::executions::{AdvanceError, Advanced, HandBack},
 };
 
 /// Executions a transaction at most.
@@ -30,17 +30,16 @@ const MOST: usize = 50;
 pub(super) async fn hand_back(
     lanes: &Lanes<Entrance>,
     returns: &[HandBack],
-) -> Vec<Result<(), AdvanceError>> {
+) -> Vec<Result<Advanced, AdvanceError>> {
     let mut answers = Vec::with_capacity(returns.len());
     for chunk in returns.chunks(MOST) {
         let leases: Vec<Lease> = chunk.iter().map(|one| one.lease.clone()).collect();
-        let is_free: Result<Vec<bool>, Fault> =
-            run(lanes, WORK_LIMIT, HandBackWork { leases }).await;
-        answers.extend((0..chunk.len()).map(|place| match &is_free {
-            Ok(is_free) if is_free[place] => Ok(()),
-            Ok(_) => Err(AdvanceError::Fenced),
-            Err(fault) => Err(fault.clone().into()),
-        }));
+        match run(lanes, WORK_LIMIT, HandBackWork { leases }).await {
+            Ok(fates) => {
+                answers.extend(fates.into_iter().map(|fate| fate.ok_or(AdvanceError::Fenced)));
+            }
+            Err(fault) => answers.extend(chunk.iter().map(|_| Err(fault.clone().into()))),
+        }
     }
     answers
 }
@@ -59,10 +58,10 @@ enum Fate {
 
 #[async_trait]
 impl Work for HandBackWork {
-    /// Whether each is out of our hands; else it was not in them.
-    type Answer = Vec<bool>;
+    /// How each has left our hands; `None`: it was not in them.
+    type Answer = Vec<Option<Advanced>>;
 
-    async fn attempt(&mut self, session: &mut Session) -> Result<Vec<bool>, Fault> {
+    async fn attempt(&mut self, session: &mut Session) -> Result<Self::Answer, Fault> {
         let mut order: Vec<usize> = (0..self.leases.len()).collect();
         order.sort_by_key(|place| &self.leases[*place].execution);
         session.begin().await?;
@@ -80,17 +79,20 @@ impl Work for HandBackWork {
         }
         let ours = fates.iter().filter(|(.., fate)| !matches!(fate, Fate::Fenced));
         locks::free_templates(session, ours.map(|(_, lease, _)| *lease)).await?;
-        let mut answers = vec![false; self.leases.len()];
+        let mut answers = vec![None; self.leases.len()];
         for (place, lease, fate) in &fates {
-            match fate {
+            answers[*place] = match fate {
                 Fate::Released => {
                     let drained = AttemptOutcome::Drained;
                     ending::close_attempts(session, &lease.execution, ALL, drained, None).await?;
+                    Some(Advanced::Recorded)
                 }
-                Fate::Cancelled(owner) => end_cancelled(session, lease, owner).await?,
-                Fate::Fenced => continue,
-            }
-            answers[*place] = true;
+                Fate::Cancelled(owner) => {
+                    end_cancelled(session, lease, owner).await?;
+                    Some(Advanced::Cancelled)
+                }
+                Fate::Fenced => None,
+            };
         }
         session.commit().await?;
         Ok(answers)

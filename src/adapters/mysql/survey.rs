@@ -42,11 +42,12 @@ impl Work for Survey {
         facts::same_primary(session).await?;
         let sql = format!(
             "SELECT e.id, {}, e.ow_fence, e.ow_owner, e.ow_owner_uid, l.ow_fence, l.ow_beat, \
-             TIMESTAMPDIFF(MICROSECOND, l.updated_at, l.expires_at) \
+             TIMESTAMPDIFF(MICROSECOND, l.updated_at, l.expires_at), {} \
              FROM workflow_executions e FORCE INDEX (ow_held) \
              LEFT JOIN distributed_locks l ON l.lock_key = {} \
              WHERE e.ow_owner > '' AND e.status IN ('running','cancelled')",
             rows::status("e.status"),
+            rows::unix("l.expires_at"),
             facts.lock_key_of_e
         );
         session.rows(made(sql)).await?.iter().map(held).collect()
@@ -61,6 +62,7 @@ fn held(row: &MySqlRow) -> Result<Held, Fault> {
             fence: Fence(fence),
             beat: Beat(rows::count(row, 6)?),
             ttl: micros(rows::number(row, 7)?),
+            expires_ms: rows::number(row, 8)?.unwrap_or_default(),
         }),
     };
     Ok(Held {

@@ -145,7 +145,12 @@ impl TakeOverWork {
                 },
                 template: row.template,
                 recipe,
-                background: Background { kind: kind(one), age: row.age, origin: row.origin },
+                background: Background {
+                    kind: kind(one),
+                    age: row.age,
+                    origin: row.origin,
+                    former: one.former(),
+                },
                 unclean,
                 hindrance,
             });

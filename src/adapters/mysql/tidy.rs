@@ -21,7 +21,7 @@ use crate::{
     domain::{
         deferral::Deferral,
         execution::AttemptOutcome,
-        id::{Beat, FINISHED, Fence, LockKey, TemplateId},
+        id::{Beat, ExecutionId, FINISHED, Fence, LockKey, TemplateId},
         recovery::{Held, TakeOver},
     },
 };
@@ -30,12 +30,13 @@ use crate::{
 const LINGER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Ends what remains of cancelled executions, one transaction each: they are few. One that cannot be
-/// ended now is left alone for a while.
+/// ended now is left alone for a while. Adds those that are.
 pub(super) async fn tidy(
     lanes: &Lanes<Entrance>,
     shared: &Shared,
     cancelled: Vec<TakeOver>,
     haste: Haste,
+    tidied: &mut Vec<ExecutionId>,
 ) -> Result<(), Fault> {
     for one in cancelled {
         if !haste.has_time() {
@@ -43,7 +44,8 @@ pub(super) async fn tidy(
         }
         let execution = one.seen.execution.clone();
         match run(lanes, WORK_LIMIT, TidyWork { one }).await {
-            Ok(()) => {}
+            Ok(true) => tidied.push(execution),
+            Ok(false) => {}
             Err(fault) if fault.may_be_a_rows() => {
                 shared.put_off(&execution, &Deferral::Unwritable(fault.to_string()));
             }
@@ -59,25 +61,29 @@ struct TidyWork {
 
 #[async_trait]
 impl Work for TidyWork {
-    type Answer = ();
+    /// Whether it has ended by this.
+    type Answer = bool;
     const PATIENT: bool = false;
 
-    async fn attempt(&mut self, session: &mut Session) -> Result<(), Fault> {
+    async fn attempt(&mut self, session: &mut Session) -> Result<bool, Fault> {
         session.begin().await?;
         facts::settled_primary(session).await?;
         let TakeOver { seen, cause } = &self.one;
         let Some(template) = pin(session, "cancelled", seen).await? else {
-            return session.rollback().await;
+            session.rollback().await?;
+            return Ok(false);
         };
         if !bury_locks(session, &self.one, seen.fence, template).await? {
-            return session.rollback().await;
+            session.rollback().await?;
+            return Ok(false);
         }
         let (execution, fence) = (&seen.execution, seen.fence);
         ending::let_go_of_cancelled(session, execution, fence, seen.by.word()).await?;
         ending::close_steps(session, execution, fence, CANCELLED).await?;
         let lost = AttemptOutcome::Lost;
         ending::close_attempts(session, execution, ALL, lost, Some(cause.as_str())).await?;
-        session.commit().await
+        session.commit().await?;
+        Ok(true)
     }
 }
 

@@ -52,11 +52,11 @@ pub(super) async fn close(moment: &mut Moment<'_>, lease: &Lease) -> Result<(), 
     steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Cancelled, None).await
 }
 
-/// Ends what a dead owner has left of a cancelled execution, unless it or its lock has moved on.
-pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<(), Failure> {
-    let Some(template) = template_as_seen(moment, take_over).await? else { return Ok(()) };
+/// Ends what a dead owner has left of a cancelled execution; `false` if it or its lock has moved on.
+pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<bool, Failure> {
+    let Some(template) = template_as_seen(moment, take_over).await? else { return Ok(false) };
     if !bury_lock(moment, take_over).await? {
-        return Ok(());
+        return Ok(false);
     }
     let (now, id) = (moment.now.clone(), &take_over.seen.execution);
     if let Some(template) = template {
@@ -76,7 +76,8 @@ pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Resul
     .await?;
     steps::close(moment.on(), &now, id, take_over.seen.fence.0, CANCELLED).await?;
     let cause = Some(take_over.cause.as_str());
-    steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, cause).await
+    steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, cause).await?;
+    Ok(true)
 }
 
 /// The template of an execution that still is as it was seen.

@@ -147,6 +147,7 @@ async fn pin(
 /// What an [`origin`] is read from.
 pub(super) const ORIGIN: &str =
     "CAST(unixepoch(created_at,'subsec')*1000 AS INTEGER) AS created_ms,
+                CAST(unixepoch(started_at,'subsec')*1000 AS INTEGER) AS started_ms,
                 ow_run, ow_traceparent";
 
 /// A file is one database, whatever path leads to it: SQLite calls it `main`.
@@ -154,6 +155,7 @@ pub(super) fn origin(row: &SqliteRow) -> Result<Origin, sqlx::Error> {
     Ok(Origin {
         schema: "main".into(),
         created_ms: row.number("created_ms")?,
+        started_ms: row.number("started_ms")?,
         run: row.small("ow_run")?,
         traceparent: row.word("ow_traceparent")?,
     })

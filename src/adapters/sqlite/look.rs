@@ -23,7 +23,8 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held
     let rows = sqlx::query(
         "SELECT e.id, e.status, e.ow_fence, e.ow_owner, e.ow_owner_uid, l.id AS lock, l.ow_fence AS lock_fence,
                 l.ow_beat, CAST(round((unixepoch(l.expires_at,'subsec')
-                                       -unixepoch(l.updated_at,'subsec'))*1000) AS INTEGER) AS ttl
+                                       -unixepoch(l.updated_at,'subsec'))*1000) AS INTEGER) AS ttl,
+                CAST(unixepoch(l.expires_at,'subsec')*1000 AS INTEGER) AS expires_ms
            FROM workflow_executions e INDEXED BY ow_held
            LEFT JOIN distributed_locks l ON l.lock_key='workflow_execution:' || e.id
           WHERE e.ow_owner>'' AND e.status IN ('running','cancelled')",
@@ -39,6 +40,7 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held
                     fence: Fence(row.count("lock_fence")?),
                     beat: Beat(row.count("ow_beat")?),
                     ttl: row.millis("ttl")?,
+                    expires_ms: row.number("expires_ms")?.unwrap_or_default(),
                 }),
             };
             Ok(Held {

@@ -8,13 +8,13 @@ use sqlx::SqliteConnection;
 use super::{cancelled, errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
     domain::{execution::AttemptOutcome, id::RELEASED},
-    ports::executions::{AdvanceError, HandBack},
+    ports::executions::{AdvanceError, Advanced, HandBack},
 };
 
 pub(super) async fn hand_back(
     connection: &mut SqliteConnection,
     returns: &[HandBack],
-) -> Result<Vec<Result<(), AdvanceError>>, Failure> {
+) -> Result<Vec<Result<Advanced, AdvanceError>>, Failure> {
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
     let mut answers = Vec::with_capacity(returns.len());
@@ -35,10 +35,10 @@ pub(super) async fn hand_back(
             locks::mark(moment.on(), &now, lease, RELEASED).await?;
             let drained = AttemptOutcome::Drained;
             steps::close_attempts(moment.on(), &now, &lease.execution, drained, None).await?;
-            Ok(())
+            Ok(Advanced::Recorded)
         } else if cancelled::let_go(&mut moment, lease).await? {
             cancelled::close(&mut moment, lease).await?;
-            Ok(())
+            Ok(Advanced::Cancelled)
         } else {
             Err(AdvanceError::Fenced)
         });

@@ -34,10 +34,12 @@ pub(super) async fn take_over(
 ) -> Result<Batch, Failure> {
     let mut moment = Moment::write(connection).await?;
     let now = moment.now.clone();
-    let mut candidates = Vec::new();
+    let (mut candidates, mut tidied) = (Vec::new(), Vec::new());
     for take_over in due {
         if take_over.seen.cancelled {
-            cancelled::tidy(&mut moment, take_over).await?;
+            if cancelled::tidy(&mut moment, take_over).await? {
+                tidied.push(take_over.seen.execution.clone());
+            }
         } else if !shared.is_left_alone(&take_over.seen.execution) {
             candidates.extend(still_as_seen(&mut moment, take_over).await?);
         }
@@ -57,7 +59,8 @@ pub(super) async fn take_over(
         let reason = poisoned(candidate.claims, &owners);
         taking.refuse(&mut moment, &candidate, reason).await?;
     }
-    let batch = taking.take(&mut moment, candidates).await?;
+    let mut batch = taking.take(&mut moment, candidates).await?;
+    batch.tidied = tidied;
     moment.commit().await?;
     Ok(batch)
 }

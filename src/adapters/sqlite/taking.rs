@@ -28,6 +28,7 @@ use crate::{
         id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
         intake::Admitted,
         lease::Lease,
+        recovery::TakeOver,
         workflow::Workflow,
     },
     ports::executions::{Background, Batch, Claim, ClaimKind, Claimant},
@@ -222,7 +223,12 @@ impl<'a> Taking<'a> {
             &admitted.recorded,
             slots,
             self.as_who.steps_at_once,
-            Background { kind, age: candidate.age, origin: candidate.origin.clone() },
+            Background {
+                kind,
+                age: candidate.age,
+                origin: candidate.origin.clone(),
+                former: candidate.from.as_ref().and_then(TakeOver::former),
+            },
         ))
     }
 

@@ -12,8 +12,13 @@ use orchestrator_worker::{
 use super::{Subject, world::*, writes::*};
 
 async fn b_tidies<S: Subject>(world: &World<S>, seen: Held, cause: Cause) {
+    let id = seen.execution.clone();
+    let was_held = world.execution(&id, "ow_owner").await.as_deref() != Some("");
     let batch = world.b.take_over(&who("b"), &[TakeOver { seen, cause }]).await;
-    assert!(is_nothing(&batch.expect("a takeover")), "cancelled work goes to nobody");
+    let batch = batch.expect("a takeover");
+    assert!(is_nothing(&batch), "cancelled work goes to nobody");
+    let is_let_go = world.execution(&id, "ow_owner").await.as_deref() == Some("");
+    assert_eq!(batch.tidied.contains(&id), was_held && is_let_go, "whoever ends it knows it");
 }
 
 pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Subject>() {
@@ -32,7 +37,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
                 "lost/lease_missing/a"
             }
             Cause::Released => {
-                assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+                assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
                 "drained/-/a"
             }
             Cause::ContainerRestarted => "lost/container_restarted/a",

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use orchestrator_worker::{
     domain::{
         deferral::Deferral, eligibility::Eligibility, id::ExecutionId, intake::HALF_MADE,
-        plan::Finish, recovery::Cause,
+        plan::Finish, recovery::Cause, trace::Origin,
     },
     ports::{
         control::{Control, Start, Submission},
@@ -370,8 +370,11 @@ pub async fn an_execution_has_one_origin_for_whoever_looks_at_it_or_claims_it<S:
     let claimed = claim_one(&world.a, "a").await;
     assert_eq!(claimed.origin, shown.origin);
     let taken = only(world.b_takes_over(&id, Cause::LeaseExpired).await);
-    assert_eq!(taken.origin, shown.origin);
-    assert_eq!(world.a.show(&id).await.expect("it is there").origin, shown.origin);
+    assert!(taken.origin.started_ms >= created, "{taken:?}");
+    let shown_now = world.a.show(&id).await.expect("it is there").origin;
+    assert_eq!(taken.origin, shown_now);
+    let before = Origin { started_ms: None, ..shown_now };
+    assert_eq!(before, shown.origin, "nothing else is new");
 
     // Another of the same template has another, and nobody's trace.
     let other = world.submit(&template).await;

@@ -140,7 +140,7 @@ pub async fn a_running_execution_is_explained<S: Subject>() {
     world.subject.exec("DELETE FROM distributed_locks").await;
     is(&world, &id, "lock_missing", "its lock row is gone").await;
     let returned = HandBack { lease: claim.lease, drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     is(&world, &id, "released", "handed it back").await;
     world.a.cancel(&id).await.expect("cancelled");
     is(&world, &id, "being_cancelled", "after it was handed back").await;

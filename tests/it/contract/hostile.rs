@@ -65,7 +65,7 @@ pub async fn what_we_let_go_of_ourselves_is_never_reported_as_lost<S: Subject>()
     let id = world.submit(&template).await;
     let lease = claim_one(&world.a, "a").await.lease;
     let returned = HandBack { lease: lease.clone(), drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     assert_eq!(renewed(&world, &lease).await, Renewal::Ended);
     let taken = only(world.b_takes_over(&id, Cause::Released).await);
     assert_eq!(renewed(&world, &lease).await, Renewal::Lost, "by now it is another's");
@@ -92,6 +92,6 @@ pub async fn only_what_workers_hold_or_have_handed_back_counts_as_running<S: Sub
     let claim = claim_one(&world.a, "a").await;
     assert_eq!(running().await, 1);
     let returned = HandBack { lease: claim.lease, drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     assert_eq!(running().await, 1, "somebody will take it");
 }

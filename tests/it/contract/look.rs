@@ -102,7 +102,7 @@ pub async fn a_line_of_a_list_says_whose_it_is_and_how_it_stands<S: Subject>() {
     assert_eq!(held.created_by.as_deref(), Some("ann@example.org"));
     assert!(held.created_at.is_some() && held.started_at >= held.created_at);
     assert_eq!(held.finished_at, None);
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
     assert_eq!(line().await.owner, "~released");
     only(world.b_takes_over(id, Cause::Released).await);
     world.edit(id, "status='failed', error='why', ow_owner='', template_id='gone'").await;

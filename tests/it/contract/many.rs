@@ -73,7 +73,8 @@ pub async fn many_are_handed_back_and_taken_over_in_one_call<S: Subject>() {
     let returns: Vec<HandBack> = all.iter().map(given_back).collect();
     let answers = world.a.hand_back(&returns).await;
     for (place, answer) in answers.iter().enumerate() {
-        let expected = if place == fenced { Err(AdvanceError::Fenced) } else { Ok(()) };
+        let expected =
+            if place == fenced { Err(AdvanceError::Fenced) } else { Ok(Advanced::Recorded) };
         assert_eq!(*answer, expected, "{place}");
     }
     assert_eq!(answers.len(), MANY);

@@ -157,7 +157,7 @@ pub async fn a_template_that_the_orchestrator_has_locked_waits_for_it<S: Subject
     let claim = only(claimed(&world.a, "a").await);
     assert_eq!(template_owner(&world).await.as_deref(), Some("a"));
     let next = world.submit(&"template-w".into()).await;
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
     let facts = world.b.facts(&next).await.expect("it is there");
     let explanation = explain(&facts, &view);
     assert_eq!(explanation.reason, "template_busy", "{explanation:?}");
@@ -233,7 +233,7 @@ pub async fn a_template_is_handed_back_and_taken_over_with_its_execution<S: Subj
     assert_eq!(template_owner(&world).await.as_deref(), Some("b"));
     assert!(is_nothing(&claimed(&world.a, "a").await));
 
-    assert_eq!(hand_back(&world.b, &taken).await, Ok(()));
+    assert_eq!(hand_back(&world.b, &taken).await, Ok(Advanced::Recorded));
     assert_eq!(template_owner(&world).await, None);
     assert!(is_nothing(&claimed(&world.a, "a").await), "it goes on before another begins");
     // It waits for the orchestrator, and stays what it was.
@@ -315,7 +315,7 @@ pub async fn whoever_waits_for_a_template_never_takes_it_from_its_holder<S: Subj
     // Both were run before the setting.
     let claims = world.a.claim(&who("a"), 10).await.expect("a claim").claims;
     for claim in &claims {
-        assert_eq!(hand_back(&world.a, claim).await, Ok(()));
+        assert_eq!(hand_back(&world.a, claim).await, Ok(Advanced::Recorded));
     }
     let due = async |id| TakeOver {
         seen: world.held(id).await.expect("it is held"),

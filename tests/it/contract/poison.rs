@@ -92,7 +92,7 @@ pub async fn hand_backs_count_nothing<S: Subject>() {
     claim = only(next(&world, &claim, "b", Cause::LeaseExpired).await);
     // Far more than the unclean ends that are allowed: a fleet that is rolled out again and again.
     for _ in 0..6 {
-        assert_eq!(hand_back(&world.b, &claim).await, Ok(()));
+        assert_eq!(hand_back(&world.b, &claim).await, Ok(Advanced::Recorded));
         claim = only(next(&world, &claim, "b", Cause::Released).await);
         assert_eq!(unclean(&world, &claim).await, "1");
     }

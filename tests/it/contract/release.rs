@@ -19,7 +19,7 @@ pub async fn a_handed_back_execution_is_free_for_any_worker_at_once<S: Subject>(
     let id = &claim.lease.execution;
     let sent = Advance { ended: vec![succeeded(&claim, "one")], ..advance(&claim) };
     assert_eq!(send(&world.a, &sent).await, Ok(Advanced::Recorded));
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
 
     // Still running, so that the Go service keeps its hands off.
     assert_eq!(world.status(id).await, "running");
@@ -46,9 +46,9 @@ pub async fn a_handed_back_execution_is_free_for_any_worker_at_once<S: Subject>(
 pub async fn a_hand_back_may_be_sent_twice<S: Subject>() {
     let world = World::<S>::new().await;
     let claim = world.a_claims(fork()).await;
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
     let once = world.everything_but_times().await;
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
     assert_eq!(world.everything_but_times().await, once);
     // But not over the next worker's head.
     only(world.b_takes_over(&claim.lease.execution, Cause::Released).await);
@@ -92,7 +92,9 @@ pub async fn many_are_handed_back_each_for_itself<S: Subject>() {
     world.edit(&all[2].lease.execution, "status='cancelled'").await;
     let returns: Vec<HandBack> = all.iter().rev().map(given_back).collect();
     let answers = world.a.hand_back(&returns).await;
-    assert_eq!(answers, [Ok(()), Ok(()), Err(AdvanceError::Fenced), Ok(())]);
+    let (released, cancelled) = (Ok(Advanced::Recorded), Ok(Advanced::Cancelled));
+    let fenced = Err(AdvanceError::Fenced);
+    assert_eq!(answers, [released.clone(), cancelled, fenced, released]);
     let mut owners = Vec::new();
     for claim in &all {
         owners.push(world.execution(&claim.lease.execution, "ow_owner").await.unwrap_or_default());
@@ -106,7 +108,7 @@ pub async fn a_hand_back_that_meets_a_cancellation_ends_the_execution<S: Subject
     let claim = world.a_claims(fork()).await;
     let id = &claim.lease.execution;
     world.edit(id, "status='cancelled'").await;
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Cancelled));
     assert_eq!(world.status(id).await, "cancelled");
     assert_eq!(world.execution(id, "ow_owner").await.as_deref(), Some(""));
     assert_eq!(world.lock(id, "owner").await.as_deref(), Some("~finished"));
@@ -114,7 +116,7 @@ pub async fn a_hand_back_that_meets_a_cancellation_ends_the_execution<S: Subject
     assert_eq!(world.attempt(id, "one", 1).await.as_deref(), Some("cancelled/-/a"));
     assert_eq!(world.held(id).await, None);
     let once = world.everything_but_times().await;
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()), "again");
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Cancelled), "again");
     assert_eq!(world.everything_but_times().await, once);
 }
 
@@ -122,7 +124,7 @@ pub async fn a_hand_back_changes_no_lock_row_but_its_own<S: Subject>() {
     let world = World::<S>::new().await;
     let gone = world.a_claims(fork()).await;
     world.drop_lock(&gone.lease.execution).await;
-    assert_eq!(hand_back(&world.a, &gone).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &gone).await, Ok(Advanced::Recorded));
     assert_eq!(world.lock(&gone.lease.execution, "owner").await, None, "none is made");
     only(world.b_takes_over(&gone.lease.execution, Cause::Released).await);
 
@@ -131,7 +133,7 @@ pub async fn a_hand_back_changes_no_lock_row_but_its_own<S: Subject>() {
         let id = &claim.lease.execution;
         world.edit_lock(id, set).await;
         let before = world.lock(id, "owner").await;
-        assert_eq!(hand_back(&world.a, &claim).await, Ok(()), "{set}");
+        assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded), "{set}");
         assert_eq!(world.lock(id, "owner").await, before, "{set}");
     }
 }
@@ -201,6 +203,6 @@ pub async fn a_long_name_is_held_and_handed_back_whole<S: Subject>() {
     assert_eq!(world.execution(&id, "ow_owner").await.as_ref(), Some(&name));
     assert_eq!(world.lock(&id, "owner").await.as_ref(), Some(&name));
     assert_eq!(world.attempt(&id, "one", 1).await, Some(format!("-/-/{name}")));
-    assert_eq!(hand_back(&world.a, &claim).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
     assert_eq!(world.attempt(&id, "one", 1).await, Some(format!("drained/-/{name}")));
 }

@@ -35,14 +35,20 @@ pub async fn a_held_lease_has_its_beat_and_its_expiry_moved<S: Subject>() {
     assert_eq!(renew(&world.a, &claim, 7).await, Renewal::Held);
     assert!(is_fresh(&world, id).await);
     let seen = world.held(id).await.expect("it is held").lock;
-    assert_eq!(seen, Some(LockSeen { fence: claim.lease.fence, beat: Beat(7), ttl: TTL }));
+    assert_eq!(
+        seen,
+        Some(LockSeen { fence: claim.lease.fence, beat: Beat(7), ttl: TTL, expires_ms: 0 })
+    );
 
     // Another setting of the same worker is told to watchers by its very next renewal.
     let ttl = Duration::from_millis(12_345);
     let answer = world.a.renew(ttl, Beat(8), std::slice::from_ref(&claim.lease)).await;
     assert_eq!(answer, Ok(vec![Renewal::Held]));
     let seen = world.held(id).await.expect("it is held").lock;
-    assert_eq!(seen, Some(LockSeen { fence: claim.lease.fence, beat: Beat(8), ttl }));
+    assert_eq!(
+        seen,
+        Some(LockSeen { fence: claim.lease.fence, beat: Beat(8), ttl, expires_ms: 0 })
+    );
 }
 
 pub async fn many_leases_are_answered_in_their_order<S: Subject>() {
@@ -153,7 +159,10 @@ pub async fn a_missing_lock_row_is_put_back_with_the_current_beat<S: Subject>() 
     assert_eq!(world.held(id).await.expect("still held").lock, None);
     assert_eq!(renew(&world.a, &claim, 9).await, Renewal::Held);
     let seen = world.held(id).await.expect("it is held").lock;
-    assert_eq!(seen, Some(LockSeen { fence: claim.lease.fence, beat: Beat(9), ttl: TTL }));
+    assert_eq!(
+        seen,
+        Some(LockSeen { fence: claim.lease.fence, beat: Beat(9), ttl: TTL, expires_ms: 0 })
+    );
     assert_eq!(world.lock(id, "owner").await.as_deref(), Some("a"));
     assert!(is_fresh(&world, id).await);
     assert_eq!(renew(&world.a, &claim, 10).await, Renewal::Held);

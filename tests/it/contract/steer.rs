@@ -98,7 +98,7 @@ pub async fn a_released_execution_that_is_cancelled_is_tidied<S: Subject>() {
     let id = world.submit_chain(&["one", "two"]).await;
     let lease = claim_one(&world.a, "a").await.lease;
     let returned = HandBack { lease, drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     let met = world.b.cancel(&id).await;
     assert_eq!(met, Ok(Cancelled::Running { owner: RELEASED.into() }));
     let held = world.held(&id).await.expect("somebody has to end its steps");

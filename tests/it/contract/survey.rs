@@ -15,7 +15,8 @@ use super::{Subject, world::*, writes::*};
 async fn survey(store: &impl ExecutionStore) -> BTreeMap<ExecutionId, Held> {
     let all = store.survey().await.expect("a survey");
     let count = all.len();
-    let by_id: BTreeMap<_, _> = all.into_iter().map(|it| (it.execution.clone(), it)).collect();
+    let all = all.into_iter().map(untimed);
+    let by_id: BTreeMap<_, _> = all.map(|it| (it.execution.clone(), it)).collect();
     assert_eq!(by_id.len(), count, "none twice");
     by_id
 }
@@ -43,16 +44,25 @@ pub async fn all_that_is_held_is_seen_as_it_is_held<S: Subject>() {
         by: Holder::Owner("a".into()),
         uid: String::new(),
         cancelled: false,
-        lock: Some(LockSeen { fence: all[place].fence, beat: Beat(1), ttl: TTL }),
+        lock: Some(LockSeen { fence: all[place].fence, beat: Beat(1), ttl: TTL, expires_ms: 0 }),
     };
     let expected = [
         Held { uid: "u-1/00000007.1".into(), ..seen(0) },
-        Held { lock: Some(LockSeen { fence: all[1].fence, beat: Beat(41), ttl }), ..seen(1) },
+        Held {
+            lock: Some(LockSeen { fence: all[1].fence, beat: Beat(41), ttl, expires_ms: 0 }),
+            ..seen(1)
+        },
         Held { lock: None, ..seen(2) },
         Held { cancelled: true, ..seen(3) },
-        Held { lock: Some(LockSeen { fence: Fence(77), beat: Beat(5), ttl: TTL }), ..seen(4) },
+        Held {
+            lock: Some(LockSeen { fence: Fence(77), beat: Beat(5), ttl: TTL, expires_ms: 0 }),
+            ..seen(4)
+        },
         Held { by: Holder::Released, ..seen(5) },
-        Held { lock: Some(LockSeen { fence: Fence(0), beat: Beat(0), ttl: TTL }), ..seen(6) },
+        Held {
+            lock: Some(LockSeen { fence: Fence(0), beat: Beat(0), ttl: TTL, expires_ms: 0 }),
+            ..seen(6)
+        },
     ];
     let expected: BTreeMap<_, _> =
         expected.into_iter().map(|held| (held.execution.clone(), held)).collect();

@@ -228,7 +228,7 @@ pub async fn a_former_owner_is_refused_by_every_verb<S: Subject>() {
     let taken = only(world.b_takes_over(id, Cause::LeaseExpired).await);
     refused_by_every_verb(&world, &claim).await;
     // And whatever becomes of the execution after it.
-    assert_eq!(hand_back(&world.b, &taken).await, Ok(()));
+    assert_eq!(hand_back(&world.b, &taken).await, Ok(Advanced::Recorded));
     refused_by_every_verb(&world, &claim).await;
     world.drop_lock(id).await;
     refused_by_every_verb(&world, &claim).await;
@@ -260,7 +260,7 @@ pub async fn of_many_watchers_each_execution_goes_to_one<S: Subject>() {
     }
     let held = claims(world.a.claim(&who("a"), 50).await.expect("a claim"));
     for claim in held.values().step_by(3) {
-        assert_eq!(hand_back(&world.a, claim).await, Ok(()));
+        assert_eq!(hand_back(&world.a, claim).await, Ok(Advanced::Recorded));
     }
     let survey = world.b.survey().await.expect("a survey");
     let due: Vec<TakeOver> = survey
@@ -364,7 +364,7 @@ pub async fn a_hand_back_at_the_moment_of_a_takeover_leaves_one_holder<S: Subjec
         let (answer, batch) =
             tokio::join!(hand_back(&world.a, &claim), b_takes(&world, seen, Cause::LeaseExpired));
         let owner = match answer {
-            Ok(()) => "~released",
+            Ok(_) => "~released",
             Err(AdvanceError::Fenced) => "b",
             Err(other) => panic!("neither handed back nor refused: {other:?}"),
         };
@@ -378,10 +378,56 @@ pub async fn what_fell_when_every_worker_was_away_is_taken_after_a_day<S: Subjec
     let world = World::<S>::new().await;
     let dead = world.a_claims(chain(&["one"])).await;
     let released = world.a_claims(chain(&["one"])).await;
-    assert_eq!(hand_back(&world.a, &released).await, Ok(()));
+    assert_eq!(hand_back(&world.a, &released).await, Ok(Advanced::Recorded));
     world.pass(24 * HOUR).await;
     assert_eq!(world.b.reap(100).await, Ok(1), "the mark, and not the dead owner's row");
     world.pass(Duration::from_secs(1)).await;
     only(world.b_takes_over(&dead.lease.execution, Cause::LeaseExpired).await);
     only(world.b_takes_over(&released.lease.execution, Cause::Released).await);
+}
+
+pub async fn what_a_dead_owner_has_left_is_told_to_whoever_asks<S: Subject>() {
+    let world = World::<S>::new().await;
+    let mut steps = fan(&["done", "flight", "tried"]);
+    steps[2].retries = Some(2);
+    let before = world.a_claims(steps).await;
+    let (id, fence) = (&before.lease.execution, before.lease.fence);
+    let sent = Advance {
+        ended: vec![succeeded(&before, "done")],
+        retrying: vec![retry(&before, "tried")],
+        started: vec![start_after_retry(&before, "tried")],
+        ..advance(&before)
+    };
+    assert_eq!(send(&world.a, &sent).await, Ok(Advanced::Recorded));
+    let taken = only(world.b_takes_over(id, Cause::LeaseExpired).await);
+    assert_eq!(taken.former, Some(fence));
+
+    let of = [(id.clone(), fence), ("nobody".into(), fence)];
+    let remains = world.b.remains(&of).await.expect("it answers");
+    let [told] = &remains[..] else { panic!("one of them: {remains:?}") };
+    assert_eq!(
+        (&told.execution, told.state.as_str(), told.workflow.as_str()),
+        (id, "running", "w")
+    );
+    assert_eq!(told.origin.created_ms, before.origin.created_ms);
+    assert!(told.origin.started_ms.is_some_and(|at| at <= told.now_ms), "{told:?}");
+    let mut attempts: Vec<_> = told
+        .attempts
+        .iter()
+        .map(|it| (it.step_name.as_str(), it.number, it.outcome, it.executor.as_str()))
+        .collect();
+    attempts.sort_unstable_by_key(|it| (it.0.to_owned(), it.1));
+    let (failed, lost) = (Some(AttemptOutcome::Failed), Some(AttemptOutcome::Lost));
+    assert_eq!(
+        attempts,
+        [("flight", 1, lost, "func"), ("tried", 1, failed, "func"), ("tried", 2, lost, "func")],
+        "what ended under its lease its owner has told itself"
+    );
+    for attempt in &told.attempts {
+        assert!(attempt.started_ms <= told.now_ms, "{attempt:?}");
+        assert!(attempt.finished_ms.is_some_and(|at| at >= attempt.started_ms), "{attempt:?}");
+    }
+    // Of the lease that goes on nothing is left.
+    let of = [(id.clone(), taken.lease.fence)];
+    assert_eq!(world.a.remains(&of).await.expect("it answers")[0].attempts, []);
 }

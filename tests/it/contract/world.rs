@@ -204,7 +204,7 @@ impl<S: Subject> World<S> {
     /// What the survey says of one execution.
     pub async fn held(&self, id: &ExecutionId) -> Option<Held> {
         let survey = self.b.survey().await.expect("a survey");
-        survey.into_iter().find(|held| held.execution == *id)
+        survey.into_iter().find(|held| held.execution == *id).map(untimed)
     }
 
     /// The worker that holds `id` is dead: `b` takes it over as it is now.
@@ -212,6 +212,15 @@ impl<S: Subject> World<S> {
         let seen = self.held(id).await.expect("it is held");
         self.b.take_over(&who("b"), &[TakeOver { seen, cause }]).await.expect("a takeover")
     }
+}
+
+/// Without the time that is only told.
+pub fn untimed(mut held: Held) -> Held {
+    if let Some(lock) = &mut held.lock {
+        assert!(lock.expires_ms > 0, "{lock:?}");
+        lock.expires_ms = 0;
+    }
+    held
 }
 
 fn shown(cell: Option<String>) -> String {

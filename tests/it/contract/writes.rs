@@ -23,7 +23,10 @@ pub async fn send(
 }
 
 /// Hands one execution back.
-pub async fn hand_back(store: &impl ExecutionStore, claim: &Claim) -> Result<(), AdvanceError> {
+pub async fn hand_back(
+    store: &impl ExecutionStore,
+    claim: &Claim,
+) -> Result<Advanced, AdvanceError> {
     let mut answers = store.hand_back(&[given_back(claim)]).await;
     assert_eq!(answers.len(), 1, "one answer");
     answers.remove(0)

@@ -81,7 +81,7 @@ async fn live_through<S: Server>(world: &World<Database<S>>, store: &MySqlStore)
         Ok(vec![Renewal::Held])
     );
     let returned = HandBack { lease: claim.lease, drained: Vec::new() };
-    assert_eq!(store.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(store.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     let seen = store.survey().await.expect("a survey").remove(0);
     let due = TakeOver { seen, cause: Cause::Released };
     let claim = only(store.take_over(&who("b"), &[due]).await.expect("a takeover"));

@@ -84,7 +84,7 @@ pub async fn what_is_handed_back_or_retried_is_not_the_orchestrators<S: Server>(
     let claim = world.a_claims(chain(&["one"])).await;
     let id = &claim.lease.execution;
     let returned = HandBack { lease: claim.lease.clone(), drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     assert_eq!(refusal(&world, SUCCEEDS, id.as_str()).await, 31002);
     let taken = only(world.b_takes_over(id, Cause::Released).await);
     let end =

@@ -15,7 +15,7 @@ use orchestrator_worker::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Fence, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -28,7 +28,7 @@ use orchestrator_worker::{
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            StoreError,
+            Remains, StoreError,
         },
     },
 };
@@ -143,7 +143,7 @@ impl ExecutionStore for Divided {
         self.worker().await.note_output(lease, step, attempt, text).await
     }
 
-    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<(), AdvanceError>> {
+    async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         self.worker().await.hand_back(returns).await
     }
 
@@ -153,6 +153,10 @@ impl ExecutionStore for Divided {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         self.worker().await.take_over(as_who, due).await
+    }
+
+    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+        self.worker().await.remains(of).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

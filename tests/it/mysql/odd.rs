@@ -9,7 +9,7 @@ use orchestrator_worker::{
     },
     ports::{
         control::{Cancelled, Control},
-        executions::{ExecutionStore, HandBack, StoreError},
+        executions::{Advanced, ExecutionStore, HandBack, StoreError},
     },
 };
 use secrecy::SecretString;
@@ -60,7 +60,7 @@ pub async fn a_status_in_other_letters_is_met_like_any_other<S: Server>() {
     assert_eq!(met, Ok(Cancelled::Cancelled));
 
     let returned = HandBack { lease: leases[1].clone(), drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())]);
+    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     let mut due = Vec::new();
     for seen in world.b.survey().await.expect("a survey") {
         assert_eq!(seen.cancelled, seen.execution == ended);
@@ -93,7 +93,11 @@ pub async fn a_worker_at_work_takes_nothing_more_from_tables_that_need_a_newer_o
     let lease = std::slice::from_ref(&claim.lease);
     assert_eq!(world.a.renew(TTL, Beat(2), lease).await, Ok(vec![Renewal::Held]));
     let returned = HandBack { lease: claim.lease.clone(), drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(())], "what it holds it may let go of");
+    assert_eq!(
+        world.a.hand_back(&[returned]).await,
+        [Ok(Advanced::Recorded)],
+        "what it holds it may let go of"
+    );
 
     world.subject.exec("UPDATE ow_meta SET oldest_reader=1").await;
     assert_eq!(claim_one(&world.a, "a").await.lease.execution, waits);

@@ -184,7 +184,7 @@ async fn a_late_hand_back_that_no_fence_stops_is_found<S: Server>() {
     async fn scene<S: Server>(scene: &mut Scene<S>) {
         let first = scene.claim().await;
         let mut second = scene.take_over(&first, "one").await;
-        if hand_back(&scene.late, &first).await == Ok(()) {
+        if hand_back(&scene.late, &first).await == Ok(Advanced::Recorded) {
             let execution = &first.lease.execution;
             let third = only(scene.world.b_takes_over(execution, Cause::Released).await);
             scene.does(What::Start, &third, "one");

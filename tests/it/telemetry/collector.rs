@@ -87,12 +87,13 @@ impl Collector {
     }
 }
 
-/// An attribute that is a text or a whole number, as text.
+/// An attribute that is a text, a whole number or a flag, as text.
 pub fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
     match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
         Value::IntValue(number) => Some(number.to_string()),
+        Value::BoolValue(flag) => Some(flag.to_string()),
         other => panic!("{key} is {other:?}"),
     }
 }

@@ -1,15 +1,15 @@
 //! A run's spans, and collectors that are of no help.
 
-use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+use std::{net::TcpListener, time::Duration};
 
 use axum::http::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use orchestrator_worker::{domain::key::hex, telemetry::FLUSH_DEADLINE};
 use serde_json::Value;
 
 use super::{
     Run,
     collector::{Collector, attribute},
+    tree::{all_of_collector, draw},
 };
 use crate::process::Ended;
 
@@ -30,6 +30,7 @@ async fn a_runs_spans_arrive_as_one_trace_and_log_lines_name_them() {
     let mut run = Run::of_example("skip")
         .env(ENDPOINT, &collector.endpoint())
         .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hush")
+        .env("ORCHESTRATOR_WORKER__NAME", "worker-of-this")
         .flags(&["-vv"]);
     let ended = run.end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -53,33 +54,31 @@ async fn a_runs_spans_arrive_as_one_trace_and_log_lines_name_them() {
         assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
         assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
     }
-    let named = |name: &str| -> Vec<&Span> {
-        spans.iter().map(|(_, span)| span).filter(|span| span.name == name).collect()
-    };
-    let [execution] = named("execution")[..] else { panic!("one execution in {spans:#?}") };
-    assert_eq!(attribute(&execution.attributes, "workflow.name").as_deref(), Some("skip"));
-    let id = attribute(&execution.attributes, "execution.id").expect("it has an id");
-    let steps: BTreeMap<String, &Span> = named("step.run")
-        .into_iter()
-        .map(|span| (attribute(&span.attributes, "step.name").expect("a name"), span))
-        .collect();
-    let names: Vec<&str> = steps.keys().map(String::as_str).collect();
-    assert_eq!(names, ["collect", "exchange rates", "send report"]);
-    for step in steps.values() {
-        assert_eq!(step.trace_id, execution.trace_id);
-        assert_eq!(step.parent_span_id, execution.span_id);
-        assert_eq!(attribute(&step.attributes, "attempt").as_deref(), Some("1"));
-    }
+    let trace = spans[0].1.trace_id.clone();
+    let kept = all_of_collector(&collector);
+    assert_eq!(kept.len(), spans.len(), "one trace");
+    let drawn = draw(&kept, &[]).expect("a whole trace");
+    let expected = "RUN skip [success]
+  wait skip
+  hold skip [worker-of-this released]
+    step collect [success]
+      sh [1 success]
+    step exchange rates [failure failed]
+      sh [1 failed failed]
+    step send report [success]
+      sh [1 success]";
+    assert_eq!(drawn, expected);
 
     let lines = lines(&ended);
+    let run = kept.iter().find(|span| span.name == "RUN skip").expect("it was run");
+    let id = &run.attributes["cicd.pipeline.run.id"];
     let of_execution: Vec<&Value> =
-        lines.iter().filter(|line| line["execution.id"] == id).collect();
+        lines.iter().filter(|line| line["execution.id"] == id.as_str()).collect();
     let inside = |line: &&&Value| line["event"] != "execution.submitted";
     for line in of_execution.iter().filter(inside) {
-        assert_eq!(line["trace_id"], hex(&execution.trace_id), "{line}");
+        assert_eq!(line["trace_id"], hex(&trace), "{line}");
+        assert!(kept.iter().any(|span| line["span_id"] == span.id), "{line}");
     }
-    let ended = of_execution.iter().find(|line| line["step.name"] == "collect").expect("a line");
-    assert_eq!(ended["span_id"], hex(&steps["collect"].span_id), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,6 +62,7 @@ fn origin(summary: &ExecutionSummary, row: &MySqlRow) -> Result<Origin, Fault> {
     Ok(Origin {
         schema: rows::name(row, 12)?.into(),
         created_ms: summary.created_at.map(|time| time.0),
+        started_ms: summary.started_at.map(|time| time.0),
         run: u32::try_from(rows::count(row, 13)?).unwrap_or(u32::MAX),
         traceparent: rows::name(row, 14)?,
     })

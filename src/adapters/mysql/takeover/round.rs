@@ -40,7 +40,7 @@ pub(in super::super) async fn take_over(
     let mut all = Batch::default();
     let taken = take_running(lanes, shared, who, running, haste, &mut all).await;
     let done = match taken {
-        Ok(()) => tidy::tidy(lanes, shared, cancelled, haste).await,
+        Ok(()) => tidy::tidy(lanes, shared, cancelled, haste, &mut all.tidied).await,
         Err(fault) => Err(fault),
     };
     match done {

@@ -1,0 +1,94 @@
+//! Spans that have ended, and where they go.
+//!
+//! **Invariant:** handing spans over never waits and never fails: what cannot be kept is dropped and
+//! counted.
+
+use std::time::Duration;
+
+use crate::domain::trace::{SpanId, TraceId};
+
+/// Takes spans.
+pub trait SpanSink: Send + Sync + 'static {
+    /// In this order; those that belong together at once.
+    fn write(&self, spans: Vec<Span>);
+}
+
+/// A span from its beginning to its end. Times are since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub trace: TraceId,
+    pub id: SpanId,
+    pub parent: Option<Parent>,
+    pub name: String,
+    pub kind: SpanKind,
+    pub start: Duration,
+    pub end: Duration,
+    pub attributes: Vec<Attribute>,
+    pub links: Vec<Link>,
+    /// Why it counts as an error.
+    pub error: Option<String>,
+}
+
+/// The span above another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    pub span: SpanId,
+    /// Somebody else's.
+    pub is_remote: bool,
+}
+
+/// Who calls whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanKind {
+    Internal,
+    Client,
+    Consumer,
+    Server,
+}
+
+/// A name and a value.
+pub type Attribute = (&'static str, Value);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+/// Another span that this one follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub trace: TraceId,
+    pub span: SpanId,
+}

@@ -1,0 +1,174 @@
+//! Spans that nobody else can write any more: of a lease whose owner is dead, and of executions that
+//! a claim or a takeover has ended by itself.
+//!
+//! **Invariant:** of a lease only what its owner cannot have told: the lease, the steps that it did not
+//! end, and their attempts.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{Held, Open, Told, Tracing, Tried, millis, words};
+use crate::{
+    domain::{
+        execution::{AttemptOutcome, ExecutionState},
+        id::{ExecutionId, Fence, StepExecutionId},
+        recovery::{Cause, Holder, TakeOver},
+        step::Step,
+    },
+    ports::{
+        executions::{Claim, LeftAttempt, Remains},
+        spans::Span,
+    },
+};
+
+/// What is to be told of one execution.
+#[derive(Debug)]
+pub struct Past {
+    pub execution: ExecutionId,
+    /// The lease that has ended.
+    dead: Option<Dead>,
+    /// It was ended with that.
+    ends: bool,
+    /// What is known of its steps.
+    steps: HashMap<StepExecutionId, Step>,
+}
+
+/// A lease whose owner will not tell of it.
+#[derive(Debug)]
+struct Dead {
+    fence: Fence,
+    owner: String,
+    cause: Cause,
+    expires_ms: Option<i64>,
+}
+
+impl Past {
+    /// Claimed, and failed at once.
+    pub fn refused(execution: ExecutionId) -> Self {
+        Self { execution, dead: None, ends: true, steps: HashMap::new() }
+    }
+
+    /// Taken over: what its owner has left, if it had one.
+    pub fn taken(take_over: &TakeOver, claim: &Claim) -> Self {
+        let nodes = claim.workflow.nodes().iter().map(|node| node.step.clone());
+        let steps = claim.slots.iter().map(|slot| slot.id.clone()).zip(nodes).collect();
+        Self { steps, ..Self::left(take_over) }
+    }
+
+    /// Taken from its owner and left for others.
+    pub fn left(take_over: &TakeOver) -> Self {
+        let seen = &take_over.seen;
+        let dead = match (&seen.by, take_over.cause) {
+            (Holder::Released | Holder::Orchestrator, _) | (_, Cause::Released) => None,
+            (Holder::Owner(owner), cause) => Some(Dead {
+                fence: seen.fence,
+                owner: owner.clone(),
+                cause,
+                expires_ms: seen.lock.map(|lock| lock.expires_ms),
+            }),
+        };
+        let execution = seen.execution.clone();
+        Self { execution, dead, ends: false, steps: HashMap::new() }
+    }
+
+    /// Taken from its owner and ended.
+    pub fn ended(take_over: &TakeOver) -> Self {
+        Self { ends: true, ..Self::left(take_over) }
+    }
+
+    /// Nothing is to be told.
+    pub fn is_nothing(&self) -> bool {
+        self.dead.is_none() && !self.ends
+    }
+
+    /// Which lease its remains are asked for.
+    pub fn fence(&self) -> Fence {
+        self.dead.as_ref().map(|dead| dead.fence).unwrap_or_default()
+    }
+
+    /// Tells of it.
+    pub fn tell(&self, tracing: &Tracing, remains: &Remains, told_by: &str) {
+        let told = Told::of(Some(tracing), &self.execution, &remains.origin, &remains.workflow);
+        let Some(sink) = told.sink.clone() else { return };
+        let now = millis(remains.now_ms).unwrap_or_default();
+        let mut spans = self.end_spans(&told, remains, now);
+        if let Some(dead) = &self.dead {
+            spans.extend(self.dead_spans(&told, dead, remains, now, told_by));
+        }
+        sink.write(spans);
+    }
+
+    /// `RUN`, unless somebody has it run again already.
+    fn end_spans(&self, told: &Told, remains: &Remains, now: Duration) -> Vec<Span> {
+        let (result, error) = match ExecutionState::parse(&remains.state) {
+            Ok(ExecutionState::Cancelled) => ("cancellation", None),
+            Ok(ExecutionState::Failed) if self.dead.is_some() => ("error", Some("given_up")),
+            Ok(ExecutionState::Failed) => ("error", Some("refused")),
+            Ok(_) | Err(_) => return Vec::new(),
+        };
+        if !self.ends {
+            return Vec::new();
+        }
+        let origin = &remains.origin;
+        let began = if origin.run == 0 { origin.created_ms } else { origin.started_ms };
+        let began = began.and_then(millis).unwrap_or(now);
+        vec![told.run_span(began, now, result, error)]
+    }
+
+    fn dead_spans(
+        &self,
+        told: &Told,
+        dead: &Dead,
+        remains: &Remains,
+        now: Duration,
+        told_by: &str,
+    ) -> Vec<Span> {
+        // A fence is the time of its claim, unless somebody has turned a clock back.
+        let created = remains.origin.created_ms.and_then(millis).unwrap_or_default();
+        let start = Duration::from_micros(dead.fence.0).clamp(created.min(now), now);
+        let expired =
+            dead.expires_ms.and_then(millis).filter(|_| dead.cause == Cause::LeaseExpired);
+        let end = expired.unwrap_or(now).clamp(start, now);
+        let mut spans = vec![told.hold_span(&Held {
+            owner: &dead.owner,
+            fence: dead.fence,
+            former: None,
+            start,
+            end,
+            outcome: if dead.cause == Cause::LeaseExpired { "expired" } else { "lost" },
+            error: Some(dead.cause.as_str()),
+            further: vec![("orchestrator.told_by", told_by.into())],
+        })];
+        let mut steps: HashMap<&StepExecutionId, Vec<&LeftAttempt>> = HashMap::new();
+        for attempt in &remains.attempts {
+            steps.entry(&attempt.step).or_default().push(attempt);
+        }
+        for (step, attempts) in steps {
+            let open = self.open(step, &attempts, end);
+            let lost = AttemptOutcome::Lost;
+            spans.extend(told.step_spans(dead.fence, None, step, open, lost, end));
+        }
+        spans
+    }
+
+    fn open(&self, step: &StepExecutionId, attempts: &[&LeftAttempt], end: Duration) -> Open {
+        let known = self.steps.get(step);
+        let recorded = attempts.first().map(|attempt| attempt.step_name.as_str());
+        let name = known.map(|step| step.name.as_str()).or(recorded).unwrap_or_default();
+        let tried = attempts.iter().map(|attempt| {
+            let start = millis(attempt.started_ms).unwrap_or_default().min(end);
+            let ended = attempt.finished_ms.and_then(millis).unwrap_or(end);
+            Tried {
+                number: attempt.number,
+                called: known.map_or_else(
+                    || words::called_by_kind(&attempt.executor),
+                    |step| words::called(&step.action),
+                ),
+                start,
+                end: ended.clamp(start, end),
+                outcome: attempt.outcome,
+                output: None,
+            }
+        });
+        Open { name: words::short(name), tried: tried.collect() }
+    }
+}
