@@ -138,7 +138,6 @@ impl Keeper {
             Renewal::Ended => {}
             Renewal::Lost => {
                 if standing.lose() {
-                    standing.term.called_database("renew", sent, Some("lease_lost"));
                     self.instruments.lease_lost.get_or_create(&ByReason { reason: "taken" }).inc();
                     error!(event = "lease.lost", "lease is held by another: its work is stopped");
                 }

@@ -83,7 +83,10 @@ impl Recorder {
         let order = Order { advance, standing, answer, failures: 0, bare: false };
         self.orders.send(order).await.map_err(|_| LeaseLost)?;
         let answer = answered.await.unwrap_or(Err(LeaseLost));
-        term.called_database("commit", began, answer.is_err().then_some("lease_lost"));
+        // Of a lease that is lost, whoever has the execution now tells.
+        if answer.is_ok() {
+            term.called_database("commit", began, None);
+        }
         answer
     }
 }

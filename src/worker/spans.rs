@@ -320,9 +320,7 @@ impl Term {
     pub fn begin(tracing: Option<&Tracing>, claim: &Claim, sent: BootTime) -> Arc<Self> {
         let told = Told::of(tracing, &claim.lease.execution, &claim.origin, &claim.workflow.name);
         let created = claim.origin.created_ms.and_then(millis);
-        // Fences are times of claims, unless somebody has turned a clock back.
-        let claimed =
-            created.map_or_else(|| Duration::from_micros(claim.lease.fence.0), |at| at + claim.age);
+        let claimed = claimed_at(claim.lease.fence, created.map(|at| at + claim.age));
         let began = match claim.origin.run {
             0 => created,
             _ => claim.origin.started_ms.and_then(millis),
@@ -502,7 +500,35 @@ impl Term {
     }
 }
 
+/// A fence is the time of its claim, unless somebody has turned a clock back: then it is far from what
+/// the claim itself has said of the time.
+fn claimed_at(fence: Fence, said: Option<Duration>) -> Duration {
+    const NEAR: Duration = Duration::from_secs(2);
+    let fence = Duration::from_micros(fence.0);
+    said.filter(|said| said.abs_diff(fence) > NEAR).unwrap_or(fence)
+}
+
 /// Since 1970; `None` before that.
 fn millis(time: i64) -> Option<Duration> {
     u64::try_from(time).ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_tells_when_it_was_claimed_unless_it_is_far_from_the_stores_time() {
+        let seconds = Duration::from_secs;
+        let fence = Fence(100_000_000);
+        for (said, expected) in [
+            (None, seconds(100)),
+            (Some(seconds(100)), seconds(100)),
+            (Some(seconds(98)), seconds(100)),
+            (Some(seconds(40)), seconds(40)),
+            (Some(seconds(400)), seconds(400)),
+        ] {
+            assert_eq!(claimed_at(fence, said), expected, "{said:?}");
+        }
+    }
 }

@@ -143,19 +143,26 @@ impl Past {
             steps.entry(&attempt.step).or_default().push(attempt);
         }
         for (step, attempts) in steps {
-            let open = self.open(step, &attempts, end);
+            let open = self.open(step, &attempts, start, end);
             let lost = AttemptOutcome::Lost;
             spans.extend(told.step_spans(dead.fence, None, step, open, lost, end));
         }
         spans
     }
 
-    fn open(&self, step: &StepExecutionId, attempts: &[&LeftAttempt], end: Duration) -> Open {
+    fn open(
+        &self,
+        step: &StepExecutionId,
+        attempts: &[&LeftAttempt],
+        held: Duration,
+        end: Duration,
+    ) -> Open {
         let known = self.steps.get(step);
         let recorded = attempts.first().map(|attempt| attempt.step_name.as_str());
         let name = known.map(|step| step.name.as_str()).or(recorded).unwrap_or_default();
         let tried = attempts.iter().map(|attempt| {
-            let start = millis(attempt.started_ms).unwrap_or_default().min(end);
+            // Rows keep milliseconds: the first attempt may seem to be before its claim.
+            let start = millis(attempt.started_ms).unwrap_or_default().clamp(held, end);
             let ended = attempt.finished_ms.and_then(millis).unwrap_or(end);
             Tried {
                 number: attempt.number,
