@@ -1,7 +1,8 @@
 //! One binary of integration tests, because each further one costs a link.
 //!
 //! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, one that needs
-//! a cluster in `on_cluster`, one that needs Jaeger in `on_jaeger`, so that `tests/run` can leave it out by name; none skips itself.
+//! a cluster in `on_cluster`, one that needs Jaeger in `on_jaeger`, so that `tests/run` can leave it out by
+//! name; none skips itself.
 
 mod admin;
 mod architecture;
