@@ -108,7 +108,7 @@ fn where_all_is_well_each_check_says_so_in_its_order() {
     let checks: Vec<&str> = diagnosed(&facts()).iter().map(|finding| finding.check).collect();
     let order = [
         "server", "schema", "indexes", "grants", "clock", "zone", "lock", "rows", "backlog",
-        "locks",
+        "locks", "drain",
     ];
     assert_eq!(checks, order);
     assert_eq!(amiss(&facts()), []);
