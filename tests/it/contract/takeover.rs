@@ -23,20 +23,28 @@ async fn b_takes<S: Subject>(world: &World<S>, seen: Held, cause: Cause) -> Batc
     world.b.take_over(&who("b"), &[TakeOver { seen, cause }]).await.expect("a takeover")
 }
 
-pub async fn a_dead_owners_execution_goes_on_where_it_stood<S: Subject>() {
-    let world = World::<S>::new().await;
-    let mut steps = fan(&["done", "flight", "tried"]);
-    steps.push(after(step("last"), &["done", "flight", "tried"]));
+/// `a` holds an execution of which one step is done, one in flight, one tried again, and these wait for
+/// all of them.
+async fn half_done<S: Subject>(world: &World<S>, last: &[&str]) -> Claim {
+    let first = ["done", "flight", "tried"];
+    let mut steps = fan(&first);
     steps[2].retries = Some(2);
-    let before = world.a_claims(steps).await;
-    let id = &before.lease.execution;
+    steps.extend(last.iter().map(|name| after(step(name), &first)));
+    let claim = world.a_claims(steps).await;
     let sent = Advance {
-        ended: vec![succeeded(&before, "done")],
-        retrying: vec![retry(&before, "tried")],
-        started: vec![start_after_retry(&before, "tried")],
-        ..advance(&before)
+        ended: vec![succeeded(&claim, "done")],
+        retrying: vec![retry(&claim, "tried")],
+        started: vec![start_after_retry(&claim, "tried")],
+        ..advance(&claim)
     };
     assert_eq!(send(&world.a, &sent).await, Ok(Advanced::Recorded));
+    claim
+}
+
+pub async fn a_dead_owners_execution_goes_on_where_it_stood<S: Subject>() {
+    let world = World::<S>::new().await;
+    let before = half_done(&world, &["last"]).await;
+    let id = &before.lease.execution;
     let began = world.execution(id, "started_at").await;
 
     let taken = only(world.b_takes_over(id, Cause::LeaseExpired).await);
@@ -388,17 +396,8 @@ pub async fn what_fell_when_every_worker_was_away_is_taken_after_a_day<S: Subjec
 
 pub async fn what_a_dead_owner_has_left_is_told_to_whoever_asks<S: Subject>() {
     let world = World::<S>::new().await;
-    let mut steps = fan(&["done", "flight", "tried"]);
-    steps[2].retries = Some(2);
-    let before = world.a_claims(steps).await;
+    let before = half_done(&world, &[]).await;
     let (id, fence) = (&before.lease.execution, before.lease.fence);
-    let sent = Advance {
-        ended: vec![succeeded(&before, "done")],
-        retrying: vec![retry(&before, "tried")],
-        started: vec![start_after_retry(&before, "tried")],
-        ..advance(&before)
-    };
-    assert_eq!(send(&world.a, &sent).await, Ok(Advanced::Recorded));
     let taken = only(world.b_takes_over(id, Cause::LeaseExpired).await);
     assert_eq!(taken.former, Some(fence));
 
