@@ -25,6 +25,9 @@
 //! A newcomer reads [`Worker::run`](worker::Worker::run) first, then
 //! [`plan`](domain::plan::plan), then [`ExecutionStore`](ports::executions::ExecutionStore).
 //!
+//! What is told of an execution as one trace is decided in `worker/spans.rs` and leaves the process by
+//! [`SpanSink`](ports::spans::SpanSink).
+//!
 //! # What always holds
 //!
 //! - *Decide, then act.* Whether a row may run, what an execution does next, when a lease ends and
