@@ -18,6 +18,7 @@ pub mod recorder;
 mod shared;
 mod spans;
 mod told;
+mod unclaimed;
 mod watchdog;
 mod watcher;
 

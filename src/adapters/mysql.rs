@@ -28,7 +28,7 @@ use crate::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, Fence, StepExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -40,8 +40,8 @@ use crate::{
             Pausable, PauseChange, Paused, Submission, Submitted, WorkerRow,
         },
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
+            Queue, Remains, StoreError,
         },
     },
 };
@@ -237,7 +237,7 @@ impl ExecutionStore for MySqlStore {
         self.told(takeover::take_over(&self.work, &self.shared, as_who, due).await)
     }
 
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         Ok(remains::remains(&self.work, of).await?)
     }
 

@@ -71,7 +71,7 @@ impl StepRunner for Runners {
 
 /// What becomes of an attempt that cannot begin, or breaks off without output.
 fn unanswered(error: String) -> Outcome {
-    Outcome::Unanswered { error, output: None, retry_after: None }
+    Outcome::Unanswered { error: error.into(), output: None, retry_after: None, code: None }
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
         );
         let echo = Action::Func { name: "echo".into(), parameters: json!({"message": "hi"}) };
         let outcome = runners.run(Bench::default().attempt(echo)).await;
-        assert_eq!(outcome, Outcome::Success { output: "hi".into() });
+        assert_eq!(outcome, Outcome::Success { output: "hi".into(), code: None });
         let shell = Action::Shell { script: "true".into(), env: BTreeMap::new() };
         let outcome = runners.run(Bench::default().attempt(shell)).await;
         assert_eq!(

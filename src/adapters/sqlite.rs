@@ -48,13 +48,13 @@ use crate::{
         deferral::{Deferral, Deferrals},
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Fence, StepExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue, Remains,
-        StoreError,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Queue,
+        Remains, StoreError,
     },
 };
 
@@ -240,7 +240,7 @@ impl ExecutionStore for SqliteStore {
         .await
     }
 
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         let of = of.to_vec();
         self.on(&self.work, move |c| Box::pin(async move { remains::remains(c, &of).await })).await
     }

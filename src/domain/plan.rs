@@ -154,6 +154,11 @@ impl Progress {
         self.running.iter().copied()
     }
 
+    /// Which steps failed, without what they said: for logs.
+    pub fn failed_steps(&self, workflow: &Workflow) -> Option<String> {
+        failures(workflow, self, false)
+    }
+
     /// Why running steps are stopped, if they are: the reason to record on each.
     pub fn stop_reason(&self, workflow: &Workflow) -> Option<String> {
         self.ending.map(|ending| match ending {
@@ -264,18 +269,28 @@ fn start_ready(workflow: &Workflow, progress: &mut Progress, at_once: usize, pla
 }
 
 fn finish(workflow: &Workflow, progress: &Progress) -> Finish {
+    let state = match progress.ending {
+        Some(Ending::Abort(_)) => ExecutionState::Failed,
+        Some(Ending::Cancel) => ExecutionState::Cancelled,
+        None => ExecutionState::Success,
+    };
+    Finish { state, error: failures(workflow, progress, true) }
+}
+
+/// Which steps failed, and why if that is asked for.
+fn failures(workflow: &Workflow, progress: &Progress, with_reasons: bool) -> Option<String> {
     let name = |id: NodeId| &workflow.node(id).step.name;
     match progress.ending {
-        Some(Ending::Abort(id)) => Finish {
-            state: ExecutionState::Failed,
-            error: Some(format!("step {} failed: {}", name(id), progress.failures[&id])),
-        },
-        Some(Ending::Cancel) => Finish { state: ExecutionState::Cancelled, error: None },
-        None => Finish { state: ExecutionState::Success, error: skipped_over(workflow, progress) },
+        Some(Ending::Abort(id)) if with_reasons => {
+            Some(format!("step {} failed: {}", name(id), progress.failures[&id]))
+        }
+        Some(Ending::Abort(id)) => Some(format!("step {} failed", name(id))),
+        Some(Ending::Cancel) => None,
+        None => skipped_over(workflow, progress, with_reasons),
     }
 }
 
-fn skipped_over(workflow: &Workflow, progress: &Progress) -> Option<String> {
+fn skipped_over(workflow: &Workflow, progress: &Progress, with_reasons: bool) -> Option<String> {
     if progress.failures.is_empty() {
         return None;
     }
@@ -283,7 +298,10 @@ fn skipped_over(workflow: &Workflow, progress: &Progress) -> Option<String> {
         .failures
         .iter()
         .take(NAMED_FAILURES)
-        .map(|(id, reason)| format!("{} ({reason})", workflow.node(*id).step.name))
+        .map(|(id, reason)| match workflow.node(*id).step.name.as_str() {
+            name if with_reasons => format!("{name} ({reason})"),
+            name => name.to_owned(),
+        })
         .collect();
     if progress.failures.len() > NAMED_FAILURES {
         parts.push(format!("and {} more", progress.failures.len() - NAMED_FAILURES));

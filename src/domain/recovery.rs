@@ -65,6 +65,14 @@ pub struct LockSeen {
     pub expires_ms: i64,
 }
 
+impl LockSeen {
+    /// Its last renewal in milliseconds since 1970.
+    pub fn renewed_ms(&self) -> i64 {
+        let ttl = i64::try_from(self.ttl.as_millis()).unwrap_or(i64::MAX);
+        self.expires_ms.saturating_sub(ttl)
+    }
+}
+
 /// Why an execution is taken over (`ow_attempts.cause` of the attempt that was lost).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {

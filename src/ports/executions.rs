@@ -63,9 +63,9 @@ pub trait ExecutionStore: Send + Sync + 'static {
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError>;
 
     /// What a trace has to tell of executions that were not driven to where they are now, and of the
-    /// lease under that fence on each; those that are gone are left out. To be asked for after the
-    /// lease has ended.
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError>;
+    /// former lease on each; those that are gone are left out. To be asked for after the lease has
+    /// ended.
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError>;
 
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
@@ -299,6 +299,23 @@ pub struct HandBack {
     pub drained: Vec<(StepExecutionId, u32)>,
 }
 
+/// A lease that has ended, and what of it was told before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    pub execution: ExecutionId,
+    /// 0: there was none.
+    pub fence: Fence,
+    /// Its last renewal, in milliseconds since 1970: steps that ended by then have been told.
+    pub told_ms: i64,
+}
+
+impl Former {
+    /// Nothing was ever held.
+    pub fn none(execution: ExecutionId) -> Self {
+        Self { execution, fence: Fence::default(), told_ms: i64::MAX }
+    }
+}
+
 /// What is left of an execution's former lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remains {
@@ -309,13 +326,16 @@ pub struct Remains {
     pub workflow: String,
     /// By the store's clock, in milliseconds since 1970.
     pub now_ms: i64,
-    /// Attempts that began under that lease, of steps that did not end under it.
+    /// Attempts that began under that lease, of steps that did not end under it or only after what
+    /// was told.
     pub attempts: Vec<LeftAttempt>,
 }
 
 /// An attempt whose span nobody has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftAttempt {
+    /// Its step ended under that lease.
+    pub has_ended: bool,
     pub step: StepExecutionId,
     pub step_name: String,
     /// `http`, `shell`, `func`.

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** when [`StepRunner::run`] returns, nothing of the attempt is running any more.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -65,24 +65,64 @@ pub struct Halt {
 pub enum Outcome {
     Success {
         output: String,
+        code: Option<Code>,
     },
     /// A definite "no": it was done and failed. The next attempt has another idempotency key.
     Failed {
-        error: String,
+        error: Reason,
         output: Option<String>,
         /// What the server asked for before the next attempt.
         retry_after: Option<Duration>,
+        code: Option<Code>,
     },
     /// It failed without such an answer: it could not begin, or broke off and may have had an
     /// effect. The next attempt has the same idempotency key.
     Unanswered {
-        error: String,
+        error: Reason,
         output: Option<String>,
         /// What the server asked for before the next attempt.
         retry_after: Option<Duration>,
+        code: Option<Code>,
     },
     /// It was stopped or killed before it had ended; whether it had an effect is unknown.
     Stopped {
         output: Option<String>,
     },
+}
+
+/// The number with which an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Of an answer over HTTP.
+    Status(u16),
+    /// Of a process.
+    Exit(i32),
+}
+
+/// Why an attempt failed; [`fmt::Display`] gives all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// What may be logged: nothing that the step holds, prints or was answered.
+    pub said: String,
+    /// What it was answered, for those who may read its output.
+    pub quoted: Option<String>,
+}
+
+impl From<String> for Reason {
+    fn from(said: String) -> Self {
+        Self { said, quoted: None }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(said: &str) -> Self {
+        said.to_owned().into()
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said)?;
+        self.quoted.iter().try_for_each(|quoted| write!(f, ": {quoted}"))
+    }
 }

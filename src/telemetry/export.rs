@@ -8,8 +8,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc::{self, SyncSender},
     },
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use opentelemetry::{
@@ -32,13 +34,17 @@ use crate::{
     ports::spans::{Attribute, Link, Span, SpanKind, SpanSink, Value},
 };
 
-/// Between two batches, unless `OTEL_BSP_SCHEDULE_DELAY` says another time: what a killed worker has
-/// not sent is lost.
-const SEND_EVERY: Duration = Duration::from_millis(200);
+/// What a killed worker has not sent is lost: so spans are sent at once, and sending takes a tenth of
+/// the time at most, or pauses for this long.
+const LONGEST_PAUSE: Duration = Duration::from_millis(25);
+/// The same while the collector takes none.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Exporter {
-    processor: BatchSpanProcessor,
+    processor: Arc<BatchSpanProcessor>,
+    /// Wakes the thread that sends; `None` where the environment says how often to.
+    wake: Option<SyncSender<()>>,
     scope: InstrumentationScope,
     on_their_way: Arc<AtomicUsize>,
     counts: SpanCounts,
@@ -72,12 +78,14 @@ impl Exporter {
         let exporter = Quiet::new(exporter, on_their_way.clone(), counts.clone());
         let said = exporter.said();
         let config = BatchConfigBuilder::default().with_max_queue_size(Self::QUEUE);
-        let config = if paced { config } else { config.with_scheduled_delay(SEND_EVERY) };
+        let config = if paced { config } else { config.with_scheduled_delay(TRY_EVERY) };
         let mut processor =
             BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
         processor.set_resource(resource);
+        let processor = Arc::new(processor);
+        let wake = (!paced).then(|| send_when_woken(processor.clone()));
         let scope = InstrumentationScope::builder(scope).with_version(env!("CARGO_PKG_VERSION"));
-        Self { processor, scope: scope.build(), on_their_way, counts, said }
+        Self { processor, wake, scope: scope.build(), on_their_way, counts, said }
     }
 
     /// Sends what is left; how many spans are not sent if that fails and nobody has been told why.
@@ -133,7 +141,25 @@ impl SpanSink for Exporter {
                 self.counts.get_or_create(&ByResult { result: "dropped" }).inc();
             }
         }
+        if let Some(wake) = self.wake.as_ref().filter(|_| !self.said.failing()) {
+            // If that is full it will wake, and if nobody is there any more all was sent.
+            wake.try_send(()).ok();
+        }
     }
+}
+
+/// The processor alone waits for a full batch or for its delay.
+fn send_when_woken(processor: Arc<BatchSpanProcessor>) -> SyncSender<()> {
+    let (wake, woken) = mpsc::sync_channel(1);
+    thread::spawn(move || {
+        while woken.recv().is_ok() {
+            let began = Instant::now();
+            // What became of them is counted and said where they are sent.
+            processor.force_flush().ok();
+            thread::sleep((began.elapsed() * 9).min(LONGEST_PAUSE));
+        }
+    });
+    wake
 }
 
 fn context(of: Link) -> SpanContext {

@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder};
+use super::{drain::Drain, leases::Standing, live::Live, recorder::Recorder, spans::AttemptEnd};
 use crate::{
     clock::boot_now,
     domain::{
@@ -24,7 +24,7 @@ use crate::{
     instruments::{ByExecutor, Instruments, as_seconds, millis},
     ports::{
         executions::{Advance, ExecutionStore, StepEnd, StepRetry, StepStart},
-        runner::{Attempt, Halt, Outcome, StepRunner},
+        runner::{Attempt, Code, Halt, Outcome, Reason, StepRunner},
     },
 };
 
@@ -61,7 +61,7 @@ pub struct Tries {
 
 /// What came of one attempt.
 enum Attempted {
-    Success(String),
+    Success { output: String, code: Option<Code> },
     Failed(Failure),
     Stopped { output: Option<String> },
     LeaseLost,
@@ -71,16 +71,17 @@ enum Attempted {
 struct Failure {
     /// `Failed`, `Unanswered` or `Timeout`.
     outcome: AttemptOutcome,
-    error: String,
+    error: Reason,
     output: Option<String>,
     retry_after: Option<Duration>,
+    code: Option<Code>,
 }
 
 impl Tries {
     pub async fn run(mut self) -> Tried {
         loop {
             let failure = match self.attempt().await {
-                Attempted::Success(output) => return self.succeeded(output),
+                Attempted::Success { output, .. } => return self.succeeded(output),
                 Attempted::Stopped { output } => return Tried::Stopped { slot: self.slot, output },
                 Attempted::LeaseLost => return Tried::LeaseLost,
                 Attempted::Failed(failure) => failure,
@@ -102,13 +103,13 @@ impl Tries {
         self.slot.key_gen = next_generation(self.slot.key_gen, outcome);
         let delay = self.tools.backoff.delay(self.slot.retry_count, rand::random(), retry_after);
         warn!(event = "step.retrying", step.name = %self.step.name, attempt = self.slot.attempt,
-            %error, delay = ?delay, "step failed and will be tried again");
+            error = %error.said, delay = ?delay, "step failed and will be tried again");
         let mut advance = Advance::new(self.standing.lease.clone());
         advance.retrying.push(StepRetry {
             step: self.slot.id.clone(),
             attempt: self.slot.attempt,
             outcome,
-            error,
+            error: error.to_string(),
             key_gen: self.slot.key_gen,
             retry_count: self.slot.retry_count,
         });
@@ -145,7 +146,7 @@ impl Tries {
         }
         // It may have been stopped while its start was recorded.
         if self.stop.is_cancelled() || self.tools.drain.interrupt.is_cancelled() {
-            self.standing.term.attempted(&self.step, &self.slot, boot_now(), None, None);
+            self.standing.term.attempted(&self.step, &self.slot, boot_now(), AttemptEnd::default());
             return Attempted::Stopped { output: None };
         }
         let executor = self.step.action.kind().to_owned();
@@ -157,7 +158,7 @@ impl Tries {
         let took = boot_now().since(began);
         self.tell(&result, began);
         let word = match &result {
-            Attempted::Success(_) => "success",
+            Attempted::Success { .. } => "success",
             Attempted::Failed(failure) => failure.outcome.as_str(),
             Attempted::Stopped { .. } => "stopped",
             Attempted::LeaseLost => "lost",
@@ -178,13 +179,18 @@ impl Tries {
 
     /// For the trace. Of an attempt whose lease is lost, whoever has it now tells.
     fn tell(&self, result: &Attempted, began: BootTime) {
-        let (outcome, output) = match result {
-            Attempted::Success(output) => (Some(AttemptOutcome::Success), Some(output.as_str())),
-            Attempted::Failed(failure) => (Some(failure.outcome), failure.output.as_deref()),
-            Attempted::Stopped { output } => (None, output.as_deref()),
+        let (outcome, output, code) = match result {
+            Attempted::Success { output, code } => {
+                (Some(AttemptOutcome::Success), Some(output.as_str()), *code)
+            }
+            Attempted::Failed(failure) => {
+                (Some(failure.outcome), failure.output.as_deref(), failure.code)
+            }
+            Attempted::Stopped { output } => (None, output.as_deref(), None),
             Attempted::LeaseLost => return,
         };
-        self.standing.term.attempted(&self.step, &self.slot, began, outcome, output);
+        let end = AttemptEnd { outcome, output, code };
+        self.standing.term.attempted(&self.step, &self.slot, began, end);
     }
 
     async fn run_once(&self) -> Attempted {
@@ -255,24 +261,25 @@ impl Tries {
             return Attempted::LeaseLost;
         }
         let failure = match outcome {
-            Outcome::Success { output } => return Attempted::Success(output),
-            Outcome::Failed { error, output, retry_after } => {
-                Failure { outcome: AttemptOutcome::Failed, error, output, retry_after }
+            Outcome::Success { output, code } => return Attempted::Success { output, code },
+            Outcome::Failed { error, output, retry_after, code } => {
+                Failure { outcome: AttemptOutcome::Failed, error, output, retry_after, code }
             }
-            Outcome::Unanswered { error, output, retry_after } => {
-                Failure { outcome: AttemptOutcome::Unanswered, error, output, retry_after }
+            Outcome::Unanswered { error, output, retry_after, code } => {
+                Failure { outcome: AttemptOutcome::Unanswered, error, output, retry_after, code }
             }
             Outcome::Stopped { output } => Failure {
                 outcome: AttemptOutcome::Unanswered,
                 error: "it was killed from outside".into(),
                 output,
                 retry_after: None,
+                code: None,
             },
         };
         if timed_out {
             return Attempted::Failed(Failure {
                 outcome: AttemptOutcome::Timeout,
-                error: format!("timed out after {:?}", self.step.timeout),
+                error: format!("timed out after {:?}", self.step.timeout).into(),
                 retry_after: None,
                 ..failure
             });
@@ -290,8 +297,8 @@ impl Tries {
     fn failed(self, failure: Failure) -> Tried {
         let Failure { outcome, error, output, .. } = failure;
         warn!(event = "step.failed", step.name = %self.step.name, attempt = self.slot.attempt,
-            %error, "step failed");
-        self.end(false, outcome, output, Some(error))
+            error = %error.said, "step failed");
+        self.end(false, outcome, output, Some(error.to_string()))
     }
 
     fn end(
@@ -319,5 +326,6 @@ fn panicked() -> Outcome {
         error: "its runner panicked: this is a bug, please report it".into(),
         output: None,
         retry_after: None,
+        code: None,
     }
 }

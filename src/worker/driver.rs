@@ -14,6 +14,7 @@ use super::{
     attempts::{Tools, Tried, Tries},
     leases::Standing,
     recorder::LeaseLost,
+    spans::AttemptEnd,
 };
 use crate::{
     clock::boot_now,
@@ -31,7 +32,11 @@ use crate::{
 /// What became of an execution in this worker's hands.
 #[derive(Debug)]
 pub enum Driven {
-    Ended(Finish),
+    Ended {
+        finish: Finish,
+        /// Which, for logs.
+        failed_steps: Option<String>,
+    },
     /// To be handed back.
     Drained(HandBack),
     Lost,
@@ -92,14 +97,15 @@ impl Driver {
                 match self.record(advance).await {
                     Ok(Advanced::Recorded) => {}
                     Ok(Advanced::Cancelled) => {
-                        let state = ExecutionState::Cancelled;
-                        return Driven::Ended(Finish { state, error: None });
+                        let finish = Finish { state: ExecutionState::Cancelled, error: None };
+                        return Driven::Ended { finish, failed_steps: None };
                     }
                     Err(_) => return self.lose().await,
                 }
             }
             if let Some(finish) = plan.finish {
-                return Driven::Ended(finish);
+                let failed_steps = self.progress.failed_steps(&self.workflow);
+                return Driven::Ended { finish, failed_steps };
             }
             self.act(&plan);
             if self.draining && self.tries.is_empty() {
@@ -179,7 +185,7 @@ impl Driver {
             let slot = self.slots[id.index()].clone();
             if self.draining {
                 let step = &self.workflow.node(*id).step;
-                self.standing.term.attempted(step, &slot, boot_now(), None, None);
+                self.standing.term.attempted(step, &slot, boot_now(), AttemptEnd::default());
                 self.drained.push((slot.id, slot.attempt));
             } else {
                 self.start(*id, slot);

@@ -76,13 +76,17 @@ impl Keeper {
                 return;
             }
             let leases: Vec<Lease> = standing.iter().map(|s| s.lease.clone()).collect();
+            let told: Vec<u64> = standing.iter().map(|s| s.term.renewing()).collect();
             let sent = boot_now();
             match self.store.renew(self.terms.ttl(), self.beats.next(), &leases).await {
                 Ok(answers) => {
                     if failures > 0 {
                         info!(event = "lease.renewing_again", failures, "leases are renewed again");
                     }
-                    for (standing, answer) in standing.iter().zip(answers) {
+                    for ((standing, answer), told) in standing.iter().zip(answers).zip(told) {
+                        if matches!(answer, Renewal::Held | Renewal::Cancelled) {
+                            standing.term.renewed(told);
+                        }
                         self.take_in(standing, answer, sent);
                     }
                     return;
@@ -119,7 +123,7 @@ impl Keeper {
         let _of_execution = standing.term.log().enter();
         match answer {
             Renewal::Held => {
-                standing.term.renewed();
+                standing.term.count_renewal();
                 standing.extend(self.terms.local_deadline(sent));
             }
             Renewal::Cancelled => {

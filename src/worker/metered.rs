@@ -12,14 +12,14 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Fence, StepExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     instruments::{ByKind, ByOperation, Instruments, as_seconds},
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue, Remains,
-        StoreError,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Queue,
+        Remains, StoreError,
     },
 };
 
@@ -113,7 +113,7 @@ impl ExecutionStore for Metered {
         self.count(self.timed("take_over", self.store.take_over(as_who, due)).await)
     }
 
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.count(self.timed("remains", self.store.remains(of)).await)
     }
 

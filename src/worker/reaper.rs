@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::Shared;
+use super::{
+    Shared,
+    unclaimed::{self, Unclaimed},
+};
 use crate::{domain::execution::ExecutionState, ports::executions::StoreError};
 
 /// Between two rounds, more or less.
@@ -37,10 +40,10 @@ pub async fn reap(shared: Arc<Shared>) {
             Err(error) => debug!(%error, "old lock rows could not be deleted"),
         }
         match shared.store.fail_unknown(shared.settings.unknown_after).await {
-            Ok(failed) => failed.into_iter().for_each(|(execution, reason)| {
-                warn!(event = "execution.refused", execution.id = %execution, %reason,
-                    "failed: nobody would ever have run it");
-            }),
+            Ok(failed) => {
+                let refused = |(id, reason)| (id, Unclaimed::Refused(reason));
+                unclaimed::say(&shared, failed.into_iter().map(refused).collect());
+            }
             Err(error) => debug!(%error, "executions of unknown status could not be failed"),
         }
         for (state, kept) in shared.settings.retention.limits() {

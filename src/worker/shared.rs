@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, info, warn};
+use tracing::{Instrument, Level, debug, enabled, info, warn};
 
 use super::{
     Settings, Worker,
@@ -29,6 +29,7 @@ use super::{
     recorder::Recorder,
     spans::{Past, Term, Tracing},
     told::Told,
+    unclaimed::{self, Unclaimed},
 };
 use crate::{
     clock::boot_now,
@@ -88,7 +89,7 @@ pub struct Shared {
     owed: AtomicUsize,
     freed: Notify,
     active: AtomicUsize,
-    drivers: TaskTracker,
+    pub drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
     /// Met with something that this worker does not know.
@@ -249,15 +250,13 @@ impl Shared {
         mut slots: OwnedSemaphorePermit,
         past: Option<Vec<Past>>,
     ) {
-        for (execution, reason) in &batch.deferred {
-            self.note_deferral(execution, reason);
-        }
+        let mut unclaimed: Vec<_> =
+            batch.deferred.into_iter().filter_map(|(id, why)| self.deferred(id, why)).collect();
         let refused = batch.refused.iter().map(|(execution, _)| execution.clone());
         let past = past.unwrap_or_else(|| refused.map(Past::refused).collect());
         self.tell_of_past(past);
         for (execution, reason) in batch.refused {
-            warn!(event = "execution.refused", execution.id = %execution, %reason,
-                "failed: it cannot be run; mend its template and submit it again");
+            unclaimed.push((execution.clone(), Unclaimed::Refused(reason.clone())));
             self.note_end(Finished {
                 execution,
                 workflow: String::new(),
@@ -266,6 +265,7 @@ impl Shared {
                 took: Duration::ZERO,
             });
         }
+        unclaimed::say(self, unclaimed);
         let deadline = self.settings.terms.local_deadline(sent);
         for claim in batch.claims {
             let slot = slots.split(1).expect("a store returns no more claims than were asked for");
@@ -282,7 +282,7 @@ impl Shared {
         let Some(tracing) = self.tracing.clone().filter(|_| !past.is_empty()) else { return };
         let shared = self.clone();
         self.drivers.spawn(async move {
-            let of: Vec<_> = past.iter().map(|one| (one.execution.clone(), one.fence())).collect();
+            let of: Vec<_> = past.iter().map(Past::former).collect();
             let remains = match shared.store.remains(&of).await {
                 Ok(remains) => remains,
                 Err(error) => {
@@ -298,16 +298,12 @@ impl Shared {
         });
     }
 
-    /// Somebody may have misspelt a function, and would wait for long without a word.
-    fn note_deferral(&self, execution: &ExecutionId, reason: &Deferral) {
-        if matches!(reason, Deferral::Unknown(_)) && self.unknown.is_news(execution) {
-            warn!(event = "execution.deferred", execution.id = %execution, %reason,
-                fails_after = ?self.settings.unknown_after,
-                "put back for a worker that can run it; without one it fails in the end");
-        } else {
-            tracing::debug!(event = "execution.deferred", execution.id = %execution, %reason,
-                "put back for a while");
+    /// What there is to say of one that was put back: most are nobody's matter.
+    fn deferred(&self, id: ExecutionId, why: Deferral) -> Option<(ExecutionId, Unclaimed)> {
+        if matches!(why, Deferral::Unknown(_)) && self.unknown.is_news(&id) {
+            return Some((id, Unclaimed::Unknown(why)));
         }
+        enabled!(Level::DEBUG).then_some((id, Unclaimed::PutBack(why)))
     }
 
     pub fn summary(&self) -> Summary {
@@ -386,13 +382,13 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
     let driven = Driver::drive(tools, standing.clone(), claim, shared.settings.steps_at_once).await;
     let took = shared.age().saturating_sub(began);
     match driven {
-        Driven::Ended(finish) => {
+        Driven::Ended { finish, failed_steps } => {
             standing.term.ended(finish.state);
             shared.instruments.execution_duration.observe(as_seconds(took));
             info!(
                 event = "execution.finished",
                 result = finish.state.as_str(),
-                error = finish.error.as_deref(),
+                error = failed_steps,
                 duration_ms = millis(took),
                 "finished"
             );

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! RUN release                        SERVER    whoever commits the end
-//! ├─ wait release                    INTERNAL  the first claimer: creation to claim
+//! ├─ wait release                    INTERNAL  with RUN: creation to first claim
 //! ├─ hold release                    CONSUMER  each lease; linked to the one before
 //! │  ├─ claim, commit, renew         CLIENT
 //! │  └─ step build                   INTERNAL
@@ -16,7 +16,11 @@
 //! its end is committed, of a lease by its holder when it lets go, else by whoever took it over
 //! ([`past`]). Ids follow from the rows. A step comes before its attempts, so that nothing is sent
 //! without what it belongs to.
+//!
+//! A holder sends what it has to tell with a renewal or with the end of its lease: whoever takes over
+//! from a killed one reads in the lock row what that has told ([`Kept`]).
 
+mod kept;
 mod past;
 mod words;
 
@@ -31,8 +35,9 @@ use std::{
 
 use tracing::info_span;
 
+use self::kept::Kept;
 pub use self::past::Past;
-use self::words::{Called, called, error_type, pipeline_result, short, task_result};
+use self::words::{Called, called, code, error_type, pipeline_result, short, task_result};
 use crate::{
     clock::boot_now,
     domain::{
@@ -46,6 +51,7 @@ use crate::{
     },
     ports::{
         executions::{Claim, ClaimKind},
+        runner::Code,
         spans::{Attribute, Link, Parent, Span, SpanKind, SpanSink},
     },
 };
@@ -86,7 +92,11 @@ pub struct Term {
     began: Duration,
     /// The lease before.
     former: Option<Fence>,
+    /// When this run was first claimed.
+    started: Duration,
+    origin: Origin,
     open: Mutex<HashMap<StepExecutionId, Open>>,
+    kept: Kept,
     calls: AtomicU32,
     renewals: AtomicU64,
     log: tracing::Span,
@@ -107,6 +117,15 @@ struct Tried {
     /// `None`: it was stopped; what for is known when its step ends.
     outcome: Option<AttemptOutcome>,
     output: Option<Output>,
+}
+
+/// How an attempt ended.
+#[derive(Default)]
+pub struct AttemptEnd<'a> {
+    /// `None`: it was stopped, or never began.
+    pub outcome: Option<AttemptOutcome>,
+    pub output: Option<&'a str>,
+    pub code: Option<Code>,
 }
 
 /// What is told of an output.
@@ -182,10 +201,13 @@ impl Told {
         }
     }
 
-    fn wait_span(&self, fence: Fence, start: Duration, end: Duration) -> Span {
-        Span {
+    /// From its creation to its first claim.
+    fn wait_span(&self, origin: &Origin, claimed: Option<Duration>) -> Option<Span> {
+        let start = origin.created_ms.filter(|_| self.run == 0).and_then(millis)?;
+        let end = claimed?;
+        Some(Span {
             trace: self.trace.id(),
-            id: self.trace.wait(fence),
+            id: self.trace.wait(),
             parent: Some(own(self.trace.root())),
             name: format!("wait {}", self.workflow),
             kind: SpanKind::Internal,
@@ -194,7 +216,7 @@ impl Told {
             attributes: vec![("cicd.pipeline.run.state", "pending".into())],
             links: Vec::new(),
             error: None,
-        }
+        })
     }
 
     fn hold_span(&self, held: &Held) -> Span {
@@ -315,8 +337,8 @@ struct Held<'a> {
 }
 
 impl Term {
-    /// Of what was just claimed; `sent` is before the claim, and now is after it. Tells of the wait
-    /// and of the claim itself.
+    /// Of what was just claimed; `sent` is before the claim, and now is after it. Tells of the claim
+    /// itself.
     pub fn begin(tracing: Option<&Tracing>, claim: &Claim, sent: BootTime) -> Arc<Self> {
         let told = Told::of(tracing, &claim.lease.execution, &claim.origin, &claim.workflow.name);
         let created = claim.origin.created_ms.and_then(millis);
@@ -339,16 +361,19 @@ impl Term {
             claimed,
             sent,
             began: began.unwrap_or(claimed),
+            started: match (&claim.kind, claim.origin.started_ms.and_then(millis)) {
+                (ClaimKind::TakenOver { .. }, Some(started)) => started,
+                _ => claimed,
+            },
+            origin: claim.origin.clone(),
             former: claim.former,
             open: Mutex::default(),
+            kept: Kept::default(),
             calls: AtomicU32::new(0),
             renewals: AtomicU64::new(0),
             log,
             told,
         });
-        if let (ClaimKind::Fresh, 0, Some(created)) = (&claim.kind, claim.origin.run, created) {
-            term.write(|| vec![term.told.wait_span(term.lease.fence, created, claimed)]);
-        }
         term.called_database("claim", sent, None);
         term
     }
@@ -371,24 +396,20 @@ impl Term {
     }
 
     /// An attempt has ended, or was stopped before it began.
-    pub fn attempted(
-        &self,
-        step: &Step,
-        slot: &StepSlot,
-        began: BootTime,
-        outcome: Option<AttemptOutcome>,
-        output: Option<&str>,
-    ) {
+    pub fn attempted(&self, step: &Step, slot: &StepSlot, began: BootTime, end: AttemptEnd<'_>) {
         if self.told.sink.is_none() {
             return;
         }
+        let mut called = called(&step.action);
+        called.attributes.extend(end.code.map(code));
         let tried = Tried {
             number: slot.attempt,
-            called: called(&step.action),
+            called,
             start: self.at(began),
             end: self.now(),
-            outcome,
-            output: output
+            outcome: end.outcome,
+            output: end
+                .output
                 .map(|text| Output { bytes: text.len() as u64, truncated: cut::is_cut(text) }),
         };
         let mut open = self.open.lock().expect("no panic while it is held");
@@ -433,8 +454,20 @@ impl Term {
         });
     }
 
-    /// The lease was renewed as it should be: that is counted, not told each time.
-    pub fn renewed(&self) {
+    /// The lease is about to be renewed; to be handed to [`Self::renewed`].
+    pub fn renewing(&self) -> u64 {
+        self.kept.so_far()
+    }
+
+    /// The lease was renewed: what there was to tell before that is sent.
+    pub fn renewed(&self, so_far: u64) {
+        if let Some(sink) = &self.told.sink {
+            sink.write(self.kept.take(so_far));
+        }
+    }
+
+    /// A renewal that went as it should is counted, not told.
+    pub fn count_renewal(&self) {
         self.renewals.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -445,14 +478,17 @@ impl Term {
         self.write(|| {
             let end = self.now();
             let run = self.told.run_span(self.began, end, pipeline_result(state), error);
-            vec![run, self.hold_span("released", end)]
+            let wait = self.told.wait_span(&self.origin, Some(self.started));
+            [run, self.hold_span("released", end)].into_iter().chain(wait).collect()
         });
+        self.send();
     }
 
     /// The execution is handed back.
     pub fn drained(&self) {
         self.close(AttemptOutcome::Drained);
         self.write(|| vec![self.hold_span("drained", self.now())]);
+        self.send();
     }
 
     /// Steps that end together with the lease.
@@ -486,8 +522,13 @@ impl Term {
 
     fn write(&self, spans: impl FnOnce() -> Vec<Span>) {
         if let Some(sink) = &self.told.sink {
-            sink.write(spans());
+            sink.write(self.kept.add(spans()));
         }
+    }
+
+    /// The lease has ended in this worker's hands: nobody else tells of it.
+    fn send(&self) {
+        self.renewed(self.renewing());
     }
 
     /// On the store's clock, so that spans of several workers stand in their order.

@@ -134,7 +134,7 @@ fn closed_port() -> (u16, TcpSocket) {
 /// The output of a success.
 fn output_of(outcome: Outcome) -> Value {
     match outcome {
-        Outcome::Success { output } => serde_json::from_str(&output).expect("JSON"),
+        Outcome::Success { output, .. } => serde_json::from_str(&output).expect("JSON"),
         other => panic!("not a success: {other:?}"),
     }
 }
@@ -143,7 +143,7 @@ fn output_of(outcome: Outcome) -> Value {
 fn failure_of(outcome: Outcome) -> (String, Value) {
     match outcome {
         Outcome::Failed { error, output: Some(output), .. } => {
-            (error, serde_json::from_str(&output).expect("JSON"))
+            (error.to_string(), serde_json::from_str(&output).expect("JSON"))
         }
         other => panic!("not a definite failure: {other:?}"),
     }
@@ -152,7 +152,7 @@ fn failure_of(outcome: Outcome) -> (String, Value) {
 /// The error of an attempt without a definite answer.
 fn unanswered_of(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Unanswered { error, .. } => error,
+        Outcome::Unanswered { error, .. } => error.to_string(),
         other => panic!("not unanswered: {other:?}"),
     }
 }

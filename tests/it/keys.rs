@@ -17,7 +17,7 @@ use orchestrator_worker::{
     instruments::Instruments,
     ports::{
         control::{About, Control, Start, Submission},
-        runner::{Attempt, Outcome, StepRunner},
+        runner::{Attempt, Outcome, Reason, StepRunner},
     },
     worker::{Settings, Shutdown, Worker, health::Health},
 };
@@ -53,17 +53,17 @@ impl StepRunner for Player {
             keys.push(attempt.idempotency_key.clone());
             keys.len()
         };
-        let (error, output, retry_after) = ("no".to_owned(), None, None);
+        let (error, output, retry_after, code) = (Reason::from("no"), None, None, None);
         match parameters["endings"][tries - 1].as_str() {
-            Some("failed") => Outcome::Failed { error, output, retry_after },
-            Some("unanswered") => Outcome::Unanswered { error, output, retry_after },
+            Some("failed") => Outcome::Failed { error, output, retry_after, code },
+            Some("unanswered") => Outcome::Unanswered { error, output, retry_after, code },
             Some("killed") => Outcome::Stopped { output },
             Some(PANICS) => panic!("as told"),
             Some(_) => {
                 attempt.halt.stop.cancelled().await;
-                Outcome::Failed { error, output, retry_after }
+                Outcome::Failed { error, output, retry_after, code }
             }
-            None => Outcome::Success { output: String::new() },
+            None => Outcome::Success { output: String::new(), code },
         }
     }
 }

@@ -199,14 +199,14 @@ fn state_of(pid: i32) -> Option<char> {
 
 fn output_of(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Success { output } => output,
+        Outcome::Success { output, .. } => output,
         other => panic!("not a success: {other:?}"),
     }
 }
 
 fn failure_of(outcome: Outcome) -> (String, String) {
     match outcome {
-        Outcome::Failed { error, output, .. } => (error, output.unwrap_or_default()),
+        Outcome::Failed { error, output, .. } => (error.to_string(), output.unwrap_or_default()),
         other => panic!("not a failure: {other:?}"),
     }
 }
@@ -214,7 +214,9 @@ fn failure_of(outcome: Outcome) -> (String, String) {
 /// Error and output of an attempt that was not begun, or broke off.
 fn unanswered_of(outcome: Outcome) -> (String, String) {
     match outcome {
-        Outcome::Unanswered { error, output, .. } => (error, output.unwrap_or_default()),
+        Outcome::Unanswered { error, output, .. } => {
+            (error.to_string(), output.unwrap_or_default())
+        }
         other => panic!("not unanswered: {other:?}"),
     }
 }

@@ -5,6 +5,7 @@
 mod collector;
 mod keepers;
 mod logs;
+mod many;
 mod secrets;
 mod spans;
 mod statements;

@@ -12,7 +12,7 @@ use orchestrator_worker::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, LeaseTerms, Renewal},
         pod::PodProcess,
         recovery::{Held, TakeOver},
@@ -23,8 +23,8 @@ use orchestrator_worker::{
     ports::{
         control::{About, Control, Start, Submission},
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
+            Queue, Remains, StoreError,
         },
     },
     worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
@@ -110,7 +110,7 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
         self.store.take_over(as_who, due).await
     }
 
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.store.remains(of).await
     }
 

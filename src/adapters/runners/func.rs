@@ -135,14 +135,15 @@ async fn call_safely(function: Func, call: FuncCall) -> Outcome {
     // The function is called within the future, so that a panic before its first await counts too.
     let called = AssertUnwindSafe(async move { function(call).await }).catch_unwind().await;
     match called {
-        Ok(Ok(output)) => Outcome::Success { output: fit(&output, TEXT_BYTES) },
+        Ok(Ok(output)) => Outcome::Success { output: fit(&output, TEXT_BYTES), code: None },
         Ok(Err(error)) => failed(&error),
         Err(panic) => panicked(&*panic),
     }
 }
 
 fn failed(error: &str) -> Outcome {
-    Outcome::Failed { error: fit(error, ERROR_BYTES), output: None, retry_after: None }
+    let error = fit(error, ERROR_BYTES).into();
+    Outcome::Failed { error, output: None, retry_after: None, code: None }
 }
 
 /// Nobody knows how far it came.
@@ -218,7 +219,7 @@ mod tests {
     }
 
     fn success(output: &str) -> Outcome {
-        Outcome::Success { output: output.to_owned() }
+        Outcome::Success { output: output.to_owned(), code: None }
     }
 
     #[tokio::test]
@@ -326,11 +327,11 @@ mod tests {
     async fn a_long_answer_is_cut_to_what_the_columns_hold() {
         let long = "x".repeat(100_000);
         match run("echo", json!({"message": long})).await {
-            Outcome::Success { output } => assert!(output.len() <= TEXT_BYTES),
+            Outcome::Success { output, .. } => assert!(output.len() <= TEXT_BYTES),
             other => panic!("{other:?}"),
         }
         match run("fail", json!({"error": long})).await {
-            Outcome::Failed { error, .. } => assert!(error.len() <= ERROR_BYTES),
+            Outcome::Failed { error, .. } => assert!(error.to_string().len() <= ERROR_BYTES),
             other => panic!("{other:?}"),
         }
     }

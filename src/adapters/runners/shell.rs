@@ -29,7 +29,7 @@ pub use self::{
 use super::unanswered;
 use crate::{
     domain::{intake::Supported, pod::Life, step::Action},
-    ports::runner::{Attempt, Outcome, StepRunner},
+    ports::runner::{Attempt, Code, Outcome, StepRunner},
 };
 
 /// This very program, even where its file was replaced since.
@@ -146,11 +146,14 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     let Ended { end, began, halted, status, output, .. } = ended;
     let reason = end.as_ref().and_then(|end| limits.reason(end)).unwrap_or_default();
     let error = match end {
-        Some(End::Exited { code: 0 }) => return Outcome::Success { output },
+        Some(End::Exited { code: 0 }) => {
+            return Outcome::Success { output, code: Some(Code::Exit(0)) };
+        }
         Some(End::Stopped) => return Outcome::Stopped { output: Some(output) },
         Some(End::Exited { code }) => {
-            let error = format!("the script ended with exit code {code}{reason}");
-            return Outcome::Failed { error, output: Some(output), retry_after: None };
+            let error = format!("the script ended with exit code {code}{reason}").into();
+            let code = Some(Code::Exit(code));
+            return Outcome::Failed { error, output: Some(output), retry_after: None, code };
         }
         Some(End::Signaled { signal }) => {
             format!("the script was ended by {}{reason}", signal_name(signal))
@@ -167,7 +170,8 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
         None => format!("the guardian ended before the script began ({status})"),
     };
     // It had no say in its end: nobody knows how far it came.
-    Outcome::Unanswered { error, output: Some(output), retry_after: None }
+    let error = error.into();
+    Outcome::Unanswered { error, output: Some(output), retry_after: None, code: None }
 }
 
 /// `SIGKILL`, or the number of a signal without a name.

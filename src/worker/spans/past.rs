@@ -2,7 +2,7 @@
 //! a claim or a takeover has ended by itself.
 //!
 //! **Invariant:** of a lease only what its owner cannot have told: the lease, the steps that it did not
-//! end, and their attempts.
+//! end or only after its last renewal, and their attempts.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
         step::Step,
     },
     ports::{
-        executions::{Claim, LeftAttempt, Remains},
+        executions::{Claim, Former, LeftAttempt, Remains},
         spans::Span,
     },
 };
@@ -39,6 +39,8 @@ struct Dead {
     owner: String,
     cause: Cause,
     expires_ms: Option<i64>,
+    /// Its last renewal: without one nobody knows what it had told, and most it has.
+    told_ms: i64,
 }
 
 impl Past {
@@ -64,6 +66,7 @@ impl Past {
                 owner: owner.clone(),
                 cause,
                 expires_ms: seen.lock.map(|lock| lock.expires_ms),
+                told_ms: seen.lock.map_or(i64::MAX, |lock| lock.renewed_ms()),
             }),
         };
         let execution = seen.execution.clone();
@@ -80,9 +83,11 @@ impl Past {
         self.dead.is_none() && !self.ends
     }
 
-    /// Which lease its remains are asked for.
-    pub fn fence(&self) -> Fence {
-        self.dead.as_ref().map(|dead| dead.fence).unwrap_or_default()
+    /// What its remains are asked for by.
+    pub fn former(&self) -> Former {
+        let none = Former::none(self.execution.clone());
+        let of = |dead: &Dead| Former { fence: dead.fence, told_ms: dead.told_ms, ..none.clone() };
+        self.dead.as_ref().map_or_else(|| none.clone(), of)
     }
 
     /// Tells of it.
@@ -97,7 +102,7 @@ impl Past {
         sink.write(spans);
     }
 
-    /// `RUN`, unless somebody has it run again already.
+    /// `RUN` and its wait, unless somebody has it run again already.
     fn end_spans(&self, told: &Told, remains: &Remains, now: Duration) -> Vec<Span> {
         let (result, error) = match ExecutionState::parse(&remains.state) {
             Ok(ExecutionState::Cancelled) => ("cancellation", None),
@@ -111,7 +116,9 @@ impl Past {
         let origin = &remains.origin;
         let began = if origin.run == 0 { origin.created_ms } else { origin.started_ms };
         let began = began.and_then(millis).unwrap_or(now);
-        vec![told.run_span(began, now, result, error)]
+        let mut spans = vec![told.run_span(began, now, result, error)];
+        spans.extend(told.wait_span(origin, origin.started_ms.and_then(millis)));
+        spans
     }
 
     fn dead_spans(
@@ -144,8 +151,11 @@ impl Past {
         }
         for (step, attempts) in steps {
             let open = self.open(step, &attempts, start, end);
-            let lost = AttemptOutcome::Lost;
-            spans.extend(told.step_spans(dead.fence, None, step, open, lost, end));
+            let last = attempts.last().filter(|attempt| attempt.has_ended);
+            let outcome = last.and_then(|it| it.outcome).unwrap_or(AttemptOutcome::Lost);
+            let ended = last.and_then(|it| it.finished_ms).and_then(millis).unwrap_or(end);
+            let ended = ended.clamp(start, end);
+            spans.extend(told.step_spans(dead.fence, None, step, open, outcome, ended));
         }
         spans
     }

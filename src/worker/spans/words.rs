@@ -8,7 +8,10 @@ use crate::{
         execution::{AttemptOutcome, ExecutionState},
         step::Action,
     },
-    ports::spans::{Attribute, SpanKind},
+    ports::{
+        runner::Code,
+        spans::{Attribute, SpanKind, Value},
+    },
 };
 
 /// Longest text on a span, in characters.
@@ -49,6 +52,14 @@ pub fn called(action: &Action) -> Called {
             Called { name, kind: SpanKind::Internal, attributes }
         }
         Action::Other { kind } => called_by_kind(kind),
+    }
+}
+
+/// The number with which it ended.
+pub fn code(code: Code) -> Attribute {
+    match code {
+        Code::Status(status) => ("http.response.status_code", u32::from(status).into()),
+        Code::Exit(code) => ("process.exit.code", Value::Number(code.into())),
     }
 }
 

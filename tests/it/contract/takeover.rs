@@ -11,7 +11,7 @@ use orchestrator_worker::{
         recovery::{Cause, Held, TakeOver},
     },
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claim, ClaimKind, ExecutionStore, StepEnd,
+        Advance, AdvanceError, Advanced, Batch, Claim, ClaimKind, ExecutionStore, Former, StepEnd,
     },
 };
 use tokio::task::JoinSet;
@@ -401,7 +401,9 @@ pub async fn what_a_dead_owner_has_left_is_told_to_whoever_asks<S: Subject>() {
     let taken = only(world.b_takes_over(id, Cause::LeaseExpired).await);
     assert_eq!(taken.former, Some(fence));
 
-    let of = [(id.clone(), fence), ("nobody".into(), fence)];
+    let former =
+        |id: &ExecutionId, fence, told_ms| Former { execution: id.clone(), fence, told_ms };
+    let of = [former(id, fence, i64::MAX), former(&"nobody".into(), fence, i64::MAX)];
     let remains = world.b.remains(&of).await.expect("it answers");
     let [told] = &remains[..] else { panic!("one of them: {remains:?}") };
     assert_eq!(
@@ -422,11 +424,24 @@ pub async fn what_a_dead_owner_has_left_is_told_to_whoever_asks<S: Subject>() {
         [("flight", 1, lost, "func"), ("tried", 1, failed, "func"), ("tried", 2, lost, "func")],
         "what ended under its lease its owner has told itself"
     );
+    assert!(told.attempts.iter().all(|attempt| !attempt.has_ended));
     for attempt in &told.attempts {
         assert!(attempt.started_ms <= told.now_ms, "{attempt:?}");
         assert!(attempt.finished_ms.is_some_and(|at| at >= attempt.started_ms), "{attempt:?}");
     }
+    // What ended after its last renewal its owner has told nobody.
+    let ended = async |told_ms| {
+        let remains = world.b.remains(&[former(id, fence, told_ms)]).await.expect("it answers");
+        let ended = remains[0].attempts.iter().filter(|attempt| attempt.has_ended);
+        ended.map(|it| (it.step_name.clone(), it.outcome, it.finished_ms)).collect::<Vec<_>>()
+    };
+    let before = ended(0).await;
+    let [(name, outcome, Some(finished))] = &before[..] else { panic!("one has: {before:?}") };
+    assert_eq!((name.as_str(), *outcome), ("done", Some(AttemptOutcome::Success)));
+    // The step and its attempt are written one after the other.
+    assert_eq!(ended(*finished - 100).await, before);
+    assert_eq!(ended(*finished).await, []);
     // Of the lease that goes on nothing is left.
-    let of = [(id.clone(), taken.lease.fence)];
+    let of = [former(id, taken.lease.fence, i64::MAX)];
     assert_eq!(world.a.remains(&of).await.expect("it answers")[0].attempts, []);
 }

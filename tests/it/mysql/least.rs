@@ -15,7 +15,7 @@ use orchestrator_worker::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, Fence, StepExecutionId},
+        id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -27,8 +27,8 @@ use orchestrator_worker::{
             Pausable, PauseChange, Paused, Submission, Submitted, WorkerRow,
         },
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Queue,
-            Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
+            Queue, Remains, StoreError,
         },
     },
 };
@@ -155,7 +155,7 @@ impl ExecutionStore for Divided {
         self.worker().await.take_over(as_who, due).await
     }
 
-    async fn remains(&self, of: &[(ExecutionId, Fence)]) -> Result<Vec<Remains>, StoreError> {
+    async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.worker().await.remains(of).await
     }
 

@@ -6,6 +6,7 @@ use super::trees::{Own, Scene};
 use crate::{
     contract::sqlite::File,
     http::server::{Act, Server},
+    process::json,
 };
 
 /// Stands in everything that nobody may see.
@@ -20,13 +21,18 @@ async fn nothing_that_a_step_holds_or_prints_is_logged_traced_or_counted() {
         "planted-answer",
     ))
     .await;
-    let url = server.url("/planted-path?token=planted-query");
-    let url = url.replace("http://", "http://planted-user:planted-password@");
+    let refusing = Server::always(Act::answer("418 No", "", "planted-refusal")).await;
+    let url = |server: &Server| {
+        let url = server.url("/planted-path?token=planted-query");
+        url.replace("http://", "http://planted-user:planted-password@")
+    };
+    let (url, refusing) = (url(&server), url(&refusing));
     let steps = format!(
         "- {{name: ask, http: {{method: POST, url: '{url}', headers: {{X-Key: planted-header}}, body: planted-body}}}}
 - {{name: say, depends_on: [ask], retries: 1, on_failure: skip, env: {{KEY: planted-env}}, shell: 'echo planted-output $PASSED; echo planted-error >&2; exit 3'}}
 - {{name: call, depends_on: [say], func: echo, parameters: {{secret: planted-parameter}}}}
-- {{name: wait, depends_on: [call], timeout: 1s, retries: 0, on_failure: skip, shell: 'echo planted-late; sleep 100'}}"
+- {{name: beg, depends_on: [call], retries: 1, on_failure: skip, http: {{url: '{refusing}'}}}}
+- {{name: wait, depends_on: [beg], timeout: 1s, retries: 0, on_failure: skip, shell: 'echo planted-late; sleep 100'}}"
     );
     let worker = scene.worker_with_flags(
         "a",
@@ -45,6 +51,9 @@ RUN it [success]
   hold it [a released]
     step ask [success]
       POST [1 success]
+    step beg [failure failed]
+      GET [1 failed failed]
+      GET [2 failed failed]
     step call [success]
       echo [1 success]
     step say [failure failed]
@@ -54,6 +63,8 @@ RUN it [success]
       sh [1 timeout timeout]
 ";
     scene.looks(&id, &[], expected).await;
+    let shown = json(&scene.url(), ["show", &id]).to_string();
+    assert!(shown.contains(": planted-refusal"), "for whoever may see it: {shown}");
     assert!(server.seen()[0].header("x-key").is_some_and(|key| key.contains(PLANTED)));
 
     for request in scene.keeper.requests() {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, marker::PhantomData, path::PathBuf};
 
 use rustix::process::Signal;
+use serde_json::json as value;
 use tempfile::TempDir;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -69,7 +70,7 @@ on_all! {
 }
 
 /// A trace is whole by then, or never.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A database, a collector, and a folder in which steps wait for files.
 pub struct Scene<S: Stage> {
@@ -226,8 +227,6 @@ async fn a_worker_that_is_killed_leaves_one_whole_trace<S: Stage>() {
     let id = scene.submit(&five(), &[]);
     scene.wait_for_file("at-gate");
     fs::remove_file(scene.file("at-gate")).expect("it was there");
-    // What it has not sent yet would be lost with it.
-    scene.tells(&id, |spans| spans.iter().any(|span| span.name == "step s2")).await;
     let b = scene.worker("b", &[]);
     a.signal(Signal::KILL);
     a.wait();
@@ -249,7 +248,8 @@ async fn a_worker_that_is_killed_leaves_one_whole_trace<S: Stage>() {
     for span in spans.iter().filter(|it| it.is_call()) {
         assert!(["sqlite", "mysql"].contains(&span.attributes["db.system.name"].as_str()));
     }
-    assert!(of("claim").len() == 2 && of("commit").len() >= 4, "{spans:#?}");
+    // The dead worker's own are known to nobody, unless it has renewed its lease after them.
+    assert!(!of("claim").is_empty() && of("commit").len() >= 2, "{spans:#?}");
     // Every line of the execution names the trace, whoever wrote it.
     let trace = scene.trace_id(&id);
     for event in ["execution.taken_over", "step.attempt_ended", "execution.finished"] {
@@ -493,6 +493,8 @@ RUN it [success]
         ("127.0.0.1", "http")
     );
     assert_eq!(post["server.port"], server.port().to_string());
+    assert_eq!(post["http.response.status_code"], "200");
+    assert_eq!(of("sh").attributes["process.exit.code"], "0");
     let output = shown["steps"][1]["output"].as_str().expect("an output").len();
     assert_eq!(of("sh").attributes["output.bytes"], output.to_string());
 
@@ -512,8 +514,15 @@ async fn what_cannot_be_run_has_a_trace_that_says_so<S: Stage>() {
     let scene = Scene::<S>::new().await;
     let id = scene.submit("- {name: one, func: noop}", &[]);
     scene.world.subject.exec("UPDATE steps SET executor_type=NULL").await;
-    let _a = scene.worker("a", &[]);
-    scene.looks(&id, &[], "RUN it [error refused]").await;
+    let a = scene.worker("a", &[]);
+    let spans = scene.looks(&id, &[], "RUN it [error refused]\n  wait it").await;
+    let run = spans.iter().find(|span| span.name == "RUN it").expect("it is drawn");
+    let line = a.wait_for("execution.refused");
+    assert_eq!((&line["trace_id"], &line["span_id"]), (&value!(run.trace), &value!(run.id)));
+    assert_eq!(
+        (line["execution.id"].as_str(), &line["workflow.name"]),
+        (Some(&*id), &value!("it"))
+    );
 }
 
 async fn each_lease_has_its_own_trace_where_that_is_asked_for<S: Stage>() {

@@ -9,7 +9,10 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::Serialize;
 
 use super::super::output::{Kept, fit};
-use crate::{adapters::texts::TEXT_BYTES, ports::runner::Outcome};
+use crate::{
+    adapters::texts::TEXT_BYTES,
+    ports::runner::{Code, Outcome, Reason},
+};
 
 /// Most bytes of one header in the output, and of all of them.
 const HEADER_BYTES: usize = 1024;
@@ -80,7 +83,8 @@ impl Answer {
     pub fn outcome(self, server: &str, is_whole: bool, is_the_effect: bool) -> Outcome {
         let (is_failure, status, retry_after) = (self.is_failure(), self.status, self.retry_after);
         let mut body = self.body.finish();
-        let error = format!("{server} answered {status}{}", quoted(&body));
+        let error = Reason { said: format!("{server} answered {status}"), quoted: quoted(&body) };
+        let code = Some(Code::Status(status.as_u16()));
         if !is_whole {
             let note = if self.left == 0 {
                 format!("\n[… no more than {} bytes of the answer are read …]", self.most)
@@ -92,13 +96,13 @@ impl Answer {
         let headers = &self.headers;
         let output = to_json(&Output { status_code: status.as_u16(), headers, body: &body });
         if !is_failure {
-            return Outcome::Success { output };
+            return Outcome::Success { output, code };
         }
         let output = Some(output);
         if is_the_effect && is_definite(status) {
-            Outcome::Failed { error, output, retry_after }
+            Outcome::Failed { error, output, retry_after, code }
         } else {
-            Outcome::Unanswered { error, output, retry_after }
+            Outcome::Unanswered { error, output, retry_after, code }
         }
     }
 }
@@ -114,14 +118,14 @@ fn to_json(output: &Output) -> String {
     serde_json::to_string(output).expect("texts and numbers always have a JSON form")
 }
 
-/// `: ` and the beginning of a body, in one line.
-fn quoted(body: &str) -> String {
+/// The beginning of a body, in one line.
+fn quoted(body: &str) -> Option<String> {
     let line = body.chars().map(|c| if c.is_control() { ' ' } else { c });
     let beginning: String = line.take(QUOTED_CHARS).collect();
     match beginning.trim() {
-        "" => String::new(),
-        text if body.chars().nth(QUOTED_CHARS).is_some() => format!(": {text} …"),
-        text => format!(": {text}"),
+        "" => None,
+        text if body.chars().nth(QUOTED_CHARS).is_some() => Some(format!("{text} …")),
+        text => Some(text.to_owned()),
     }
 }
 
@@ -216,7 +220,7 @@ mod tests {
             let mut answer = Answer::new(StatusCode::OK, &headers, most);
             let all = body.chunks(10_000).all(|piece| answer.push(piece));
             prop_assert_eq!(all, body.len() <= most);
-            let Outcome::Success { output } = answer.outcome("server", all && is_whole, true) else {
+            let Outcome::Success { output, .. } = answer.outcome("server", all && is_whole, true) else {
                 panic!("200 is a success");
             };
             prop_assert!(output.len() <= TEXT_BYTES, "{} bytes", output.len());
