@@ -1,6 +1,6 @@
 //! Many executions of three `func` steps on two worker processes, per store: how fast they go
-//! through, what each costs the database and the workers, and what a worker costs that has nothing to
-//! do.
+//! through, what each costs the database and the workers, what tracing all of them adds to the workers'
+//! CPU, and what a worker costs that has nothing to do.
 //!
 //! `cargo bench --bench load` measures SQLite, and MySQL and MariaDB where
 //! `ORCHESTRATOR_TEST_MYSQL_URL` and `ORCHESTRATOR_TEST_MARIADB_URL` name servers (for figures that
@@ -14,11 +14,15 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
 
+use axum::{Router, body::Bytes};
 use orchestrator_worker::{
     adapters::{
         mysql::{MySqlStore, Settings as MySqlSettings},
@@ -32,10 +36,13 @@ use orchestrator_worker::{
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
-use tokio::{runtime::Runtime, time::Instant};
+use tokio::{net::TcpListener, runtime::Runtime, time::Instant};
 
 /// Executions whose statements are counted, in a run of their own.
 const COUNTED: u32 = 300;
+/// Runs with and without tracing, in turn, of a part of the executions each.
+const PAIRS: u32 = 5;
+const PART: u32 = 4;
 const IDLE: Duration = Duration::from_secs(20);
 const STEPS: u32 = 3;
 /// The log filter of a worker where nobody says otherwise.
@@ -47,8 +54,9 @@ fn main() {
     let slots = argument("--slots").unwrap_or(10);
     let runtime = Runtime::new().expect("a runtime");
     println!("{executions} executions of {STEPS} func steps, two workers of {slots} slots each");
+    let sink = Sink::start(&runtime);
     println!(
-        "{:8} {:>9} {:>8} {:>8} {:>11} {:>8} {:>9} {:>8} {:>9} {:>9}",
+        "{:8} {:>9} {:>8} {:>8} {:>11} {:>8} {:>9} {:>9} {:>8} {:>9} {:>9}",
         "store",
         "seconds",
         "exec/s",
@@ -56,17 +64,19 @@ fn main() {
         "statements",
         "commits",
         "CPU ms",
+        "tracing",
         "peak MiB",
         "idle CPU",
         "idle MiB"
     );
     for store in Store::all() {
         let (statements, commits) = count(&runtime, &store, slots);
-        let load = load(&runtime, &store, executions, slots);
+        let load = load(&runtime, &store, executions, slots, None);
+        let tracing = tracing(&runtime, &store, executions / PART, slots, &sink);
         let idle = idle(&runtime, &store);
         let per_second = |many: u32| f64::from(many) / load.took.as_secs_f64();
         println!(
-            "{:8} {:9.2} {:8.0} {:8.0} {:11.1} {:8.2} {:9.2} {:8.1} {:8.2}% {:9.1}",
+            "{:8} {:9.2} {:8.0} {:8.0} {:11.1} {:8.2} {:9.2} {:>+8.1}% {:8.1} {:8.2}% {:9.1}",
             store.name,
             load.took.as_secs_f64(),
             per_second(executions),
@@ -74,6 +84,7 @@ fn main() {
             statements,
             commits,
             load.cpu.as_secs_f64() * 1000.0 / f64::from(executions),
+            tracing,
             load.peak_mib,
             100.0 * idle.cpu.as_secs_f64() / IDLE.as_secs_f64(),
             idle.peak_mib
@@ -207,7 +218,12 @@ struct Cost {
 
 impl Worker {
     fn start(url: &str, name: &str, arguments: &[String], filter: &str, log: Stdio) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_orchestrator-worker"))
+        Self::spawn(&mut Self::command(url, name, arguments, filter, log))
+    }
+
+    fn command(url: &str, name: &str, arguments: &[String], filter: &str, log: Stdio) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator-worker"));
+        command
             .args(["run", "--name", name, "--admin-listen", "off", "--log-format", "json"])
             .args(["--database-url", url])
             .args(arguments)
@@ -215,9 +231,12 @@ impl Worker {
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
+            .stderr(log);
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let child = command.spawn().expect("the binary starts");
         Self { child, cost: Cost::default() }
     }
 
@@ -261,13 +280,58 @@ struct Load {
     peak_mib: f64,
 }
 
-fn load(runtime: &Runtime, store: &Store, executions: u32, slots: u32) -> Load {
+/// A collector that reads spans and throws them away.
+struct Sink {
+    endpoint: String,
+    requests: Arc<AtomicU64>,
+}
+
+impl Sink {
+    fn start(runtime: &Runtime) -> Self {
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let requests = Arc::new(AtomicU64::new(0));
+        let seen = requests.clone();
+        let app = Router::new().fallback(async move |_: Bytes| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        runtime.spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        Self { endpoint, requests }
+    }
+}
+
+/// How much more CPU, in percent, workers need that send all of their spans: the median of pairs of runs.
+fn tracing(runtime: &Runtime, store: &Store, executions: u32, slots: u32, sink: &Sink) -> f64 {
+    let mut more: Vec<f64> = (0..PAIRS)
+        .map(|_| {
+            let [off, on] = [None, Some(sink)]
+                .map(|sink| load(runtime, store, executions, slots, sink).cpu.as_secs_f64());
+            100.0 * (on / off - 1.0)
+        })
+        .collect();
+    assert!(sink.requests.swap(0, Ordering::Relaxed) > 0, "nothing was traced");
+    more.sort_by(f64::total_cmp);
+    more[more.len() / 2]
+}
+
+fn load(
+    runtime: &Runtime,
+    store: &Store,
+    executions: u32,
+    slots: u32,
+    sink: Option<&Sink>,
+) -> Load {
     let (database, opened) = Database::make(runtime, store);
     submit(runtime, &*opened, executions);
     let began = Instant::now();
     let workers = ["a", "b"].map(|name| {
         let arguments = ["--until-idle".into(), format!("--slots={slots}")];
-        let worker = Worker::start(&database.url, name, &arguments, DEFAULT_LOG, Stdio::null());
+        let mut command =
+            Worker::command(&database.url, name, &arguments, DEFAULT_LOG, Stdio::null());
+        if let Some(sink) = sink {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &sink.endpoint);
+        }
+        let worker = Worker::spawn(&mut command);
         thread::spawn(|| worker.watch())
     });
     let costs = workers.map(|worker| worker.join().expect("it does not panic"));

@@ -6,9 +6,9 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, SyncSender},
+        mpsc::{self, Sender, SyncSender},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -37,7 +37,9 @@ use crate::{
 /// What a killed worker has not sent is lost: so spans are sent at once, and sending takes a tenth of
 /// the time at most, or pauses for this long.
 const LONGEST_PAUSE: Duration = Duration::from_millis(25);
-/// The same while the collector takes none.
+/// How long a collector may be away, for a rollout of its own, without a span lost that has room.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what is to be sent, while the collector takes none.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Exporter {
     on_their_way: Arc<AtomicUsize>,
     counts: SpanCounts,
     said: Said,
+    /// As long as it is there, what cannot be sent is tried again.
+    patient: Mutex<Option<Sender<()>>>,
 }
 
 impl Exporter {
@@ -75,7 +79,8 @@ impl Exporter {
         scope: &'static str,
     ) -> Self {
         let on_their_way = Arc::new(AtomicUsize::new(0));
-        let exporter = Quiet::new(exporter, on_their_way.clone(), counts.clone());
+        let (patient, hurry) = mpsc::channel();
+        let exporter = Quiet::new(exporter, PATIENCE, hurry, on_their_way.clone(), counts.clone());
         let said = exporter.said();
         let config = BatchConfigBuilder::default().with_max_queue_size(Self::QUEUE);
         let config = if paced { config } else { config.with_scheduled_delay(TRY_EVERY) };
@@ -85,11 +90,13 @@ impl Exporter {
         let processor = Arc::new(processor);
         let wake = (!paced).then(|| send_when_woken(processor.clone()));
         let scope = InstrumentationScope::builder(scope).with_version(env!("CARGO_PKG_VERSION"));
-        Self { processor, wake, scope: scope.build(), on_their_way, counts, said }
+        let patient = Mutex::new(Some(patient));
+        Self { processor, wake, scope: scope.build(), on_their_way, counts, said, patient }
     }
 
     /// Sends what is left; how many spans are not sent if that fails and nobody has been told why.
     pub fn finish(&self, within: Duration) -> Result<(), (usize, String)> {
+        self.patient.lock().expect("no panic while it is held").take();
         let sent: OTelSdkResult = self.processor.shutdown_with_timeout(within);
         match sent {
             Err(error) if !self.said.failing() => {
@@ -188,8 +195,6 @@ fn attribute((name, value): Attribute) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, mpsc};
-
     use super::*;
     use crate::domain::trace::{TraceParent, TraceParentError};
 

@@ -1,14 +1,16 @@
-//! An exporter that counts, and says once that spans cannot be sent, and once that they can again.
+//! An exporter that tries again, counts, and says once that spans cannot be sent, and once that they can
+//! again.
 //!
 //! **Invariant:** however long a collector is away, it costs one log line; every span of a batch is
 //! counted as sent or failed, and leaves the queue by that.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opentelemetry_sdk::{
@@ -19,9 +21,16 @@ use opentelemetry_sdk::{
 
 use crate::instruments::{ByResult, SpanCounts};
 
+/// Between two tries to send a batch.
+const PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Quiet<E> {
     exporter: E,
+    /// How long a batch is tried; meanwhile others queue up behind it.
+    patience: Duration,
+    /// Hangs up when nobody has time for that any more.
+    hurry: Mutex<Receiver<()>>,
     said: Said,
     on_their_way: Arc<AtomicUsize>,
     counts: SpanCounts,
@@ -38,8 +47,22 @@ impl Said {
 }
 
 impl<E> Quiet<E> {
-    pub fn new(exporter: E, on_their_way: Arc<AtomicUsize>, counts: SpanCounts) -> Self {
-        Self { exporter, said: Said::default(), on_their_way, counts }
+    pub fn new(
+        exporter: E,
+        patience: Duration,
+        hurry: Receiver<()>,
+        on_their_way: Arc<AtomicUsize>,
+        counts: SpanCounts,
+    ) -> Self {
+        let hurry = Mutex::new(hurry);
+        Self { exporter, patience, hurry, said: Said::default(), on_their_way, counts }
+    }
+
+    /// Waits before the next try; whether there is to be one.
+    fn pause(&self, began: Instant) -> bool {
+        let left = self.patience.saturating_sub(began.elapsed());
+        let hurry = self.hurry.lock().expect("no panic while it is held");
+        !left.is_zero() && hurry.recv_timeout(left.min(PAUSE)) == Err(RecvTimeoutError::Timeout)
     }
 
     pub fn said(&self) -> Said {
@@ -64,8 +87,12 @@ impl<E> Quiet<E> {
 
 impl<E: SpanExporter> SpanExporter for Quiet<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let count = batch.len();
-        let result = self.exporter.export(batch).await;
+        let (count, began) = (batch.len(), Instant::now());
+        let mut result = self.exporter.export(batch.clone()).await;
+        while result.is_err() && self.pause(began) {
+            self.note(&result);
+            result = self.exporter.export(batch.clone()).await;
+        }
         let by = ByResult { result: if result.is_ok() { "sent" } else { "failed" } };
         self.counts.get_or_create(&by).inc_by(count as u64);
         self.on_their_way.fetch_sub(count, Ordering::AcqRel);
@@ -88,7 +115,7 @@ impl<E: SpanExporter> SpanExporter for Quiet<E> {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, time::SystemTime};
+    use std::{sync::mpsc, time::SystemTime};
 
     use opentelemetry::{
         InstrumentationScope,
@@ -105,6 +132,8 @@ mod tests {
     };
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(3_600);
 
     /// Fails or succeeds as told.
     #[derive(Debug)]
@@ -147,14 +176,45 @@ mod tests {
         }
     }
 
+    /// Takes a batch when it is offered once more.
+    #[derive(Debug)]
+    struct Late(AtomicBool);
+
+    impl SpanExporter for Late {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            assert_eq!(batch.len(), 2);
+            if self.0.swap(true, Ordering::Relaxed) {
+                Ok(())
+            } else {
+                Err(OTelSdkError::InternalFailure("connection refused".into()))
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_not_taken_is_sent_again() {
+        let (counts, on_their_way) = (SpanCounts::default(), Arc::new(AtomicUsize::new(2)));
+        let (_patient, hurry) = mpsc::channel();
+        let collector = Late(AtomicBool::new(false));
+        let exporter = Quiet::new(collector, PATIENCE, hurry, on_their_way.clone(), counts.clone());
+        let sent = futures_util::FutureExt::now_or_never(exporter.export(vec![span(), span()]));
+        assert!(sent.expect("it blocks and does not wait").is_ok());
+        let count = |result| counts.get_or_create(&ByResult { result }).get();
+        assert_eq!((count("sent"), count("failed")), (2, 0));
+        assert_eq!(on_their_way.load(Ordering::Relaxed), 0);
+    }
+
     #[test]
     fn a_collector_that_goes_and_comes_costs_one_line_each_time() {
         let (levels, counts) = (Levels::default(), SpanCounts::default());
         let on_their_way = Arc::new(AtomicUsize::new(15));
         let subscriber = tracing_subscriber::registry().with(levels.clone());
         tracing::subscriber::with_default(subscriber, || {
+            let collector = Collector(AtomicBool::new(true));
+            // Nobody has time for a second try.
+            let (_, hurry) = mpsc::channel();
             let exporter =
-                Quiet::new(Collector(AtomicBool::new(true)), on_their_way.clone(), counts.clone());
+                Quiet::new(collector, PATIENCE, hurry, on_their_way.clone(), counts.clone());
             for up in [true, false, false, false, true, true, false] {
                 exporter.exporter.0.store(up, Ordering::Relaxed);
                 let sent =

@@ -3,7 +3,7 @@
 //! **Invariant:** every story asks a real worker over HTTP.
 
 mod later;
-mod metrics;
+pub mod metrics;
 mod password;
 mod terms;
 mod versions;

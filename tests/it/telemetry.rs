@@ -2,10 +2,12 @@
 //!
 //! **Invariant:** the collector is this process's own, on loopback.
 
+mod away;
 mod collector;
 mod keepers;
 mod logs;
 mod many;
+mod screen;
 mod secrets;
 mod spans;
 mod statements;

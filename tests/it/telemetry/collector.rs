@@ -40,8 +40,13 @@ pub struct Collector {
 
 impl Collector {
     /// Answers every request with this status.
-    pub async fn start(status: StatusCode) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    pub fn start(status: StatusCode) -> Self {
+        Self::start_at(std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"), status)
+    }
+
+    pub fn start_at(listener: std::net::TcpListener, status: StatusCode) -> Self {
+        listener.set_nonblocking(true).expect("it can be");
+        let listener = TcpListener::from_std(listener).expect("a listener");
         let address = listener.local_addr().expect("an address");
         let requests = Requests::default();
         let app = Router::new()

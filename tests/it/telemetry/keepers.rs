@@ -40,7 +40,7 @@ pub trait Keeper: Sized + Send + Sync + 'static {
 #[async_trait]
 impl Keeper for Collector {
     async fn start() -> Self {
-        Self::start(StatusCode::OK).await
+        Self::start(StatusCode::OK)
     }
 
     fn endpoint(&self) -> String {
@@ -64,7 +64,7 @@ pub struct Jaeger {
 const COMES_UP: Duration = Duration::from_secs(60);
 
 #[expect(clippy::disallowed_methods, reason = "tests/run speaks to tests by its environment")]
-fn binary() -> PathBuf {
+pub fn jaeger() -> PathBuf {
     let path = std::env::var("ORCHESTRATOR_TEST_JAEGER").unwrap_or_else(|_| {
         panic!(
             "ORCHESTRATOR_TEST_JAEGER is not set: `tests/run` sets it to a Jaeger that it has built, \
@@ -116,7 +116,7 @@ exporters:
         );
         let file = folder.path().join("jaeger.yaml");
         fs::write(&file, config).expect("it can be written");
-        let child = Command::new(binary())
+        let child = Command::new(jaeger())
             .arg("--config")
             .arg(format!("file:{}", file.display()))
             .stdin(Stdio::null())

@@ -26,7 +26,7 @@ fn events(ended: &Ended, event: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_runs_spans_arrive_as_one_trace_and_log_lines_name_them() {
-    let collector = Collector::start(StatusCode::OK).await;
+    let collector = Collector::start(StatusCode::OK);
     let mut run = Run::of_example("skip")
         .env(ENDPOINT, &collector.endpoint())
         .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hush")
@@ -83,7 +83,7 @@ async fn a_runs_spans_arrive_as_one_trace_and_log_lines_name_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_standard_variables_say_where_spans_go_and_whose_they_are() {
-    let collector = Collector::start(StatusCode::OK).await;
+    let collector = Collector::start(StatusCode::OK);
     let elsewhere = format!("{}/by/hand", collector.endpoint());
     let mut run = Run::of_example("hello")
         .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &elsewhere)
@@ -93,7 +93,7 @@ async fn the_standard_variables_say_where_spans_go_and_whose_they_are() {
     let (resource, _) = collector.spans().pop().expect("spans");
     assert_eq!(attribute(&resource.attributes, "service.name").as_deref(), Some("night shift"));
 
-    let collector = Collector::start(StatusCode::OK).await;
+    let collector = Collector::start(StatusCode::OK);
     for (name, value) in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
         let mut run = Run::of_example("hello").env(ENDPOINT, &collector.endpoint());
         run = run.env(name, value);
@@ -133,7 +133,7 @@ async fn a_collector_that_is_not_there_or_refuses_costs_one_line() {
     let closed = format!("http://{}", closed.expect("an address"));
     assert_eq!(events(&without_help(&closed), "telemetry.export_failed"), 1);
 
-    let refusing = Collector::start(StatusCode::FORBIDDEN).await;
+    let refusing = Collector::start(StatusCode::FORBIDDEN);
     assert_eq!(events(&without_help(&refusing.endpoint()), "telemetry.export_failed"), 1);
 
     let nonsense = without_help("nonsense");
