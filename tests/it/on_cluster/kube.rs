@@ -55,9 +55,14 @@ pub fn helm(args: &[&str], values: &str) -> String {
 
 /// As `tests/cluster/cluster` takes it.
 pub fn cluster(args: &[&str]) {
+    cluster_on("node1", args);
+}
+
+/// About the services of this node.
+pub fn cluster_on(node: &str, args: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
-    let done = output(Command::new(script).args(args), "");
-    done.unwrap_or_else(|said| panic!("cluster {args:?}: {said}"));
+    let done = output(Command::new(script).args(args).env("K8S_NODE", node), "");
+    done.unwrap_or_else(|said| panic!("cluster {args:?} on {node}: {said}"));
 }
 
 /// One pod of a release's workers.
@@ -73,6 +78,8 @@ pub struct Pod {
     pub told_to_go: Option<Timestamp>,
     /// How its container has ended.
     pub exit: Option<i64>,
+    /// Why the one before that ended, and its exit code.
+    pub before: Option<(String, i64)>,
 }
 
 impl Pod {
@@ -80,6 +87,7 @@ impl Pod {
         let (meta, status) = (&object["metadata"], &object["status"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container = &status["containerStatuses"][0];
+        let last = &container["lastState"]["terminated"];
         // What stands there is when its grace period ends.
         let told_to_go = meta["deletionTimestamp"].as_str().map(|end| {
             let grace = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
@@ -95,6 +103,7 @@ impl Pod {
             restarts: container["restartCount"].as_i64().unwrap_or(0),
             told_to_go,
             exit: container["state"]["terminated"]["exitCode"].as_i64(),
+            before: last["exitCode"].as_i64().map(|code| (text(&last["reason"]), code)),
         }
     }
 }
