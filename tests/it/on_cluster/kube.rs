@@ -136,8 +136,12 @@ impl Watch {
             for object in
                 Deserializer::from_reader(stdout).into_iter::<Value>().map_while(Result::ok)
             {
-                let pod = Pod::of(&object);
-                noted.lock().expect("no panic").insert(pod.name.clone(), pod);
+                let mut pod = Pod::of(&object);
+                let mut noted = noted.lock().expect("no panic");
+                // When it is gone, the moment of its end stands there instead.
+                let told = noted.get(&pod.name).and_then(|before: &Pod| before.told_to_go);
+                pod.told_to_go = told.or(pod.told_to_go);
+                noted.insert(pod.name.clone(), pod);
             }
         });
         Self { child, seen, reader: Some(reader) }
