@@ -33,7 +33,8 @@ impl Health {
     /// A loop that has not come round for so long after its pause is stuck; longer than any call it
     /// makes.
     const STUCK: Duration = Duration::from_secs(90);
-    /// A database that has not answered for so long after a pause makes the worker not ready.
+    /// A database that has not answered for so long makes the worker not ready: longer than a fail-over
+    /// and the pause after it. Where nobody has asked meanwhile, a pause may come on top.
     const SILENT: Duration = Duration::from_secs(30);
 
     /// `pause` is the longest between two looks for work.
@@ -95,11 +96,12 @@ impl Health {
         if state.draining {
             reasons.push("draining: nothing new is claimed".to_owned());
         }
+        let pause = if state.problem.is_some() { Duration::ZERO } else { self.pause };
         let problem = state.problem.clone().unwrap_or_default();
         match state.answered.map(|at| now.duration_since(at)) {
             None if problem.is_empty() => reasons.push("the database was not asked yet".into()),
             None => reasons.push(problem),
-            Some(silence) if silence > self.pause + Self::SILENT => reasons.push(format!(
+            Some(silence) if silence > pause + Self::SILENT => reasons.push(format!(
                 "the database has not answered for {} s: {problem}",
                 silence.as_secs()
             )),
@@ -131,6 +133,20 @@ mod tests {
         assert!(health.ready_at(later).is_err());
         health.set_draining();
         assert!(health.ready().is_err());
+    }
+
+    #[test]
+    fn a_database_that_was_asked_and_failed_is_waited_for_without_the_pause() {
+        let health = Health::new(PAUSE);
+        health.database_answered();
+        let silent = Instant::now() + Health::SILENT + Duration::from_secs(1);
+        assert_eq!(health.ready_at(silent), Ok(()), "it may be pausing");
+        health.database_failed("gone".into());
+        assert_eq!(health.ready(), Ok(()), "a fail-over is no reason");
+        let [said] = health.ready_at(silent).expect_err("it is silent").try_into().expect("one");
+        assert!(said.ends_with("gone"), "{said}");
+        health.database_answered();
+        assert_eq!(health.ready_at(silent), Ok(()));
     }
 
     #[test]

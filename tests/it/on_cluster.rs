@@ -5,9 +5,13 @@
 //! **Invariant:** what is judged is what the steps wrote themselves against what the tables say, and
 //! what the API server says of the pods; figures are printed, and no test fails because one is large.
 
+mod blows;
 mod deaths;
 mod drain;
 mod kube;
+mod kubelet;
 mod life;
+mod memory;
+mod rollback;
 mod stand;
 mod waiting;

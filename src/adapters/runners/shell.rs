@@ -10,6 +10,7 @@ mod guarded;
 pub mod guardian;
 mod leftover;
 mod limits;
+mod oom;
 mod processes;
 pub mod protocol;
 mod tree;
@@ -17,6 +18,7 @@ mod tree;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use signal_hook::consts::SIGKILL;
 
 use self::{
     environment::Environment,
@@ -125,6 +127,7 @@ impl StepRunner for ShellRunner {
             Ok(spec) => spec,
             Err(error) => return unanswered(error),
         };
+        let kills = oom::kills();
         let guarded =
             match Guarded::start(&self.settings.program, self.settings.life.as_ref(), &spec) {
                 Ok(guarded) => guarded,
@@ -138,13 +141,22 @@ impl StepRunner for ShellRunner {
         if ended.end.is_none() {
             leftover::clear(ended.guardian, environment::marks(&spec), spec.folder.clone()).await;
         }
-        outcome(ended, &spec.limits)
+        outcome(ended, &spec.limits, || oom::reason(kills, oom::kills()))
     }
 }
 
-fn outcome(ended: Ended, limits: &Limits) -> Outcome {
+/// `memory` says whether the kernel has killed something meanwhile for want of it.
+fn outcome(
+    ended: Ended,
+    limits: &Limits,
+    memory: impl FnOnce() -> Option<&'static str>,
+) -> Outcome {
     let Ended { end, began, halted, status, output, .. } = ended;
-    let reason = end.as_ref().and_then(|end| limits.reason(end)).unwrap_or_default();
+    let reason = match &end {
+        Some(end) if !end.is_by(SIGKILL) => limits.reason(end),
+        _ => memory().map(Into::into),
+    };
+    let reason = reason.unwrap_or_default();
     let error = match end {
         Some(End::Exited { code: 0 }) => {
             return Outcome::Success { output, code: Some(Code::Exit(0)) };
@@ -165,9 +177,11 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
         Some(End::NotBegun { error }) => return unanswered(error),
         None if halted => return Outcome::Stopped { output: Some(output) },
         None if began => {
-            format!("the guardian of the script ended too early ({status}), and the script with it")
+            format!(
+                "the guardian of the script ended too early ({status}), and the script with                  it{reason}"
+            )
         }
-        None => format!("the guardian ended before the script began ({status})"),
+        None => format!("the guardian ended before the script began ({status}){reason}"),
     };
     // It had no say in its end: nobody knows how far it came.
     let error = error.into();

@@ -36,9 +36,16 @@ enum Kind {
     Flaky,
     /// It fails, and the execution goes on without it.
     Skipped,
+    /// It takes so many tenths of a second.
+    Tenths(u32),
+    /// One command of it wants more memory than a container has, and the execution goes on without it.
+    Greedy,
+    /// At its first attempt, and once it may, so many small processes of it run that the container's
+    /// memory is used up, though none of them is as large as the worker.
+    Crowded,
 }
 
-const SHAPES: [(&str, Shape); 4] = [
+const SHAPES: [(&str, Shape); 7] = [
     (
         "chain",
         &[
@@ -60,10 +67,28 @@ const SHAPES: [(&str, Shape); 4] = [
     ),
     ("skip", &[("a", &[], Kind::Skipped), ("b", &["a"], Kind::Serial)]),
     (LONG, &[("a", &[], Kind::Long)]),
+    (
+        MIXED,
+        &[
+            ("a", &[], Kind::Tenths(1)),
+            ("b", &["a"], Kind::Tenths(5)),
+            ("c", &["b"], Kind::Tenths(20)),
+            ("d", &["c"], Kind::Tenths(50)),
+            ("e", &["d"], Kind::Tenths(100)),
+            ("f", &["e"], Kind::Tenths(200)),
+        ],
+    ),
+    (GREEDY, &[("a", &[], Kind::Greedy), ("b", &["a"], Kind::Serial)]),
+    (CROWDED, &[("a", &[], Kind::Crowded)]),
 ];
 
-/// The template that is submitted only by name.
+// The templates that are submitted only by name.
 pub const LONG: &str = "long";
+/// Steps of 0.1 to 20 s.
+pub const MIXED: &str = "mixed";
+pub const GREEDY: &str = "greedy";
+pub const CROWDED: &str = "crowded";
+const BY_NAME: [&str; 4] = [LONG, MIXED, GREEDY, CROWDED];
 
 const SCRIPT: &str = r#"
 say() { echo "$1 $ORCHESTRATOR_EXECUTION_ID $STEP $ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT $ORCHESTRATOR_IDEMPOTENCY_KEY" >> "$DIR/log"; }
@@ -73,6 +98,18 @@ say end
 echo "$ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT"
 "#;
 const FAILS_FIRST: &str = "mark=\"$DIR/$ORCHESTRATOR_EXECUTION_ID.$STEP\"; [ -e \"$mark\" ] || { : > \"$mark\"; exit 7; }\n";
+
+const WANTS_MUCH: &str = "dd if=/dev/zero of=/dev/null bs=1G count=1";
+/// Each holds 4 MiB until its reader ends.
+const CROWD: &str = r#"
+mark="$DIR/$ORCHESTRATOR_EXECUTION_ID.$STEP"
+if ! [ -e "$mark" ]; then
+  : > "$mark"
+  until [ -e "$DIR/crowd" ]; do sleep 0.1; done
+  for each in $(seq 200); do dd if=/dev/zero bs=4M count=1 2>/dev/null | sleep 60 & done
+  wait
+fi
+"#;
 
 pub struct Workload {
     dir: TempDir,
@@ -121,10 +158,16 @@ impl Workload {
 
     fn step(&self, (step, needs, kind): &(&str, &[&str], Kind)) -> String {
         let mode = if *kind == Kind::Parallel { "parallel" } else { "serial" };
-        let (ticks, pause) = if *kind == Kind::Long { self.long } else { (6, 0.1) };
+        let (ticks, pause) = match kind {
+            Kind::Long => self.long,
+            Kind::Tenths(tenths) => (*tenths, 0.1),
+            _ => (6, 0.1),
+        };
         let (on_failure, retries, last) = match kind {
             Kind::Skipped => ("skip", 0, "exit 3"),
-            Kind::Serial | Kind::Long | Kind::Parallel | Kind::Flaky => ("abort", 50, ""),
+            Kind::Greedy => ("skip", 0, WANTS_MUCH),
+            Kind::Crowded => ("abort", 50, CROWD),
+            _ => ("abort", 50, ""),
         };
         let first = if *kind == Kind::Flaky { FAILS_FIRST } else { "" };
         let script = format!("{first}{SCRIPT}{last}").replace('\n', "\n      ");
@@ -142,9 +185,15 @@ impl Workload {
         )
     }
 
-    /// Submits one of any but the long template; whether the server has said so.
+    /// Lets the crowded step use up its container's memory.
+    pub fn let_crowd(&self) {
+        File::create(self.dir.path().join("crowd")).expect("it is ours");
+    }
+
+    /// Submits one of any but those that are submitted by name; whether the server has said so.
     pub async fn submit_any(&self, control: &impl Control, random: &mut StdRng) -> bool {
-        let short = SHAPES.map(|(template, _)| template).into_iter().filter(|it| *it != LONG);
+        let short =
+            SHAPES.map(|(template, _)| template).into_iter().filter(|it| !BY_NAME.contains(it));
         self.submit(control, short.choose(random).expect("there are some")).await
     }
 

@@ -14,17 +14,24 @@ use super::{
 use crate::{
     nemesis::{
         say,
-        workload::{LONG, ask},
+        workload::{LONG, MIXED, ask},
     },
     process::{is_soak, wait_until},
 };
 
-const SETTINGS: &str = "config:
+/// In soak some of the steps of 10 s, and of 20 s too, end within the drain.
+fn settings() -> String {
+    let deadline = if is_soak() { "15s" } else { "8s" };
+    format!(
+        "replicas: 1
+config:
   slots: 30
-  drain_deadline: 8s
-  lock: {ttl: 10s, renew_every: 2s}
-  database: {tls: insecure}
-";
+  drain_deadline: {deadline}
+  lock: {{ttl: 10s, renew_every: 2s}}
+  database: {{tls: insecure}}
+"
+    )
+}
 /// Executions waiting or running; one worker has slots for all, so that none that is handed back waits.
 const UNDER_WAY: i64 = 24;
 /// The API server tells whole seconds, and a worker needs a moment to hear of its end.
@@ -34,10 +41,10 @@ const NOTICE: SignedDuration = SignedDuration::from_secs(3);
 async fn scaling_and_rolling_out_under_load_loses_no_step() {
     let stand = Stand::new("rolling").await;
     let rollouts = if is_soak() { 10 } else { 3 };
-    block_in_place(|| stand.install(&format!("replicas: 1\n{SETTINGS}")));
+    block_in_place(|| stand.install(&settings()));
     let watch = Watch::start(stand.name);
     stand.apply_workload().await;
-    let load = stand.load(UNDER_WAY, true).await;
+    let load = stand.load(UNDER_WAY, if is_soak() { &[MIXED, LONG] } else { &[LONG] }).await;
     block_in_place(|| {
         for replicas in [8, 2] {
             let began = Instant::now();
@@ -45,19 +52,61 @@ async fn scaling_and_rolling_out_under_load_loses_no_step() {
             stand.ready(replicas);
             say(&format!("rolling: {replicas} pods after {}", seconds(began.elapsed())));
         }
-        for _ in 0..rollouts {
+    });
+    for _ in 0..rollouts {
+        block_in_place(|| {
             let began = Instant::now();
             stand.kubectl(&["rollout", "restart", "deployment", RELEASE]);
             stand.kubectl(&["rollout", "status", "deployment", RELEASE, "--timeout=3m"]);
             stand.ready(2);
             say(&format!("rolling: rolled out after {}", seconds(began.elapsed())));
+        });
+        if is_soak() {
+            a_long_step_ends(&stand).await;
         }
-    });
+    }
     let submitted = load.end().await;
     say(&format!("rolling: {submitted} submitted"));
     stand.judge().await;
     hand_overs(&stand).await;
+    ended_in_drains(&stand, &watch).await;
     nobody_was_killed_or_began_anew(&stand, &watch, 6 + 2 * rollouts).await;
+}
+
+/// Waits for one of 20 s in a pod that is there: where rollouts follow closer, it never ends.
+async fn a_long_step_ends(stand: &Stand) {
+    let pods: Vec<String> =
+        block_in_place(|| stand.pods()).iter().map(|pod| format!("'{}'", pod.name)).collect();
+    let sql = format!(
+        "SELECT 1 FROM ow_attempts WHERE owner IN ({}) AND outcome='success' \
+         AND finished_at >= started_at + INTERVAL 20 SECOND LIMIT 1",
+        pods.join(",")
+    );
+    stand.until_row(&sql).await;
+}
+
+/// The steps that pods still brought to their end after they were told to go.
+async fn ended_in_drains(stand: &Stand, watch: &Watch) {
+    let mut figures = Vec::new();
+    for pod in watch.seen() {
+        let Some(told) = pod.told_to_go else { continue };
+        let sql = format!(
+            "SELECT CAST(TIMESTAMPDIFF(MICROSECOND, started_at, finished_at) AS SIGNED) FROM ow_attempts \
+             WHERE owner='{}' AND outcome='success' AND finished_at>FROM_UNIXTIME({})",
+            pod.name,
+            (told + NOTICE).as_second()
+        );
+        let rows = ask(&stand.url(), &sql).await.expect("the tables");
+        figures.extend(rows.iter().map(|row| as_seconds(row.get(0))));
+    }
+    figures.sort_by(f64::total_cmp);
+    let longest = figures.last().copied().unwrap_or_default();
+    say(&format!(
+        "{}: {} steps ended in a drain, the longest of {longest:.1} s",
+        stand.name,
+        figures.len()
+    ));
+    assert!(!is_soak() || longest > 10.0, "no long step was let end");
 }
 
 /// Every pod that was told to go ended by itself, and began nothing after that.
@@ -109,7 +158,7 @@ fn as_seconds(microseconds: i64) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_step_longer_than_the_drain_is_handed_over_without_using_up_a_retry() {
     let stand = Stand::new("longer").await;
-    block_in_place(|| stand.install(&format!("replicas: 1\n{SETTINGS}")));
+    block_in_place(|| stand.install(&settings()));
     let watch = Watch::start(stand.name);
     stand.apply_workload().await;
     assert!(stand.workload.submit(&stand.control().await, LONG).await);

@@ -55,9 +55,14 @@ pub fn helm(args: &[&str], values: &str) -> String {
 
 /// As `tests/cluster/cluster` takes it.
 pub fn cluster(args: &[&str]) {
+    cluster_on("node1", args);
+}
+
+/// About the services of this node.
+pub fn cluster_on(node: &str, args: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
-    let done = output(Command::new(script).args(args), "");
-    done.unwrap_or_else(|said| panic!("cluster {args:?}: {said}"));
+    let done = output(Command::new(script).args(args).env("K8S_NODE", node), "");
+    done.unwrap_or_else(|said| panic!("cluster {args:?} on {node}: {said}"));
 }
 
 /// One pod of a release's workers.
@@ -73,6 +78,8 @@ pub struct Pod {
     pub told_to_go: Option<Timestamp>,
     /// How its container has ended.
     pub exit: Option<i64>,
+    /// Why the one before that ended, and its exit code.
+    pub before: Option<(String, i64)>,
 }
 
 impl Pod {
@@ -80,6 +87,7 @@ impl Pod {
         let (meta, status) = (&object["metadata"], &object["status"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let container = &status["containerStatuses"][0];
+        let last = &container["lastState"]["terminated"];
         // What stands there is when its grace period ends.
         let told_to_go = meta["deletionTimestamp"].as_str().map(|end| {
             let grace = meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
@@ -95,6 +103,7 @@ impl Pod {
             restarts: container["restartCount"].as_i64().unwrap_or(0),
             told_to_go,
             exit: container["state"]["terminated"]["exitCode"].as_i64(),
+            before: last["exitCode"].as_i64().map(|code| (text(&last["reason"]), code)),
         }
     }
 }
@@ -127,8 +136,12 @@ impl Watch {
             for object in
                 Deserializer::from_reader(stdout).into_iter::<Value>().map_while(Result::ok)
             {
-                let pod = Pod::of(&object);
-                noted.lock().expect("no panic").insert(pod.name.clone(), pod);
+                let mut pod = Pod::of(&object);
+                let mut noted = noted.lock().expect("no panic");
+                // When it is gone, the moment of its end stands there instead.
+                let told = noted.get(&pod.name).and_then(|before: &Pod| before.told_to_go);
+                pod.told_to_go = told.or(pod.told_to_go);
+                noted.insert(pod.name.clone(), pod);
             }
         });
         Self { child, seen, reader: Some(reader) }

@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use orchestrator_worker::adapters::mysql::{MySqlStore, Settings};
 use secrecy::SecretString;
-use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row as _, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row as _, mysql::MySqlRow, raw_sql};
 use tokio::{
     sync::watch,
     task::{JoinSet, block_in_place},
@@ -21,7 +21,7 @@ use crate::{
     nemesis::{
         history::violations,
         say, shown,
-        workload::{LONG, Workload, ask, left, needs, rows},
+        workload::{Workload, ask, left, needs, rows},
     },
     process::wait_until,
     proxy::Proxy,
@@ -141,6 +141,18 @@ stringData: {{url: \"{url}\", password: \"{password}\"}}
         ask(&self.url(), sql).await.expect("the tables")[0].get(0)
     }
 
+    /// Waits until there is such a row.
+    pub async fn until_row(&self, sql: &str) -> MySqlRow {
+        let since = Instant::now();
+        loop {
+            if let Some(row) = ask(&self.url(), sql).await.expect("the tables").pop() {
+                return row;
+            }
+            assert!(since.elapsed() < CEILING, "no row of {sql}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     pub async fn control(&self) -> MySqlStore {
         let settings = Settings::new(SecretString::from(self.url()));
         MySqlStore::open(settings).await.expect("a store")
@@ -211,21 +223,23 @@ resources: {{requests: {{cpu: 10m}}}}
         self.workload.apply(&self.control().await).await;
     }
 
-    /// Keeps so many executions waiting or running until the handle is ended.
-    pub async fn load(&self, under_way: i64, long: bool) -> Load {
+    /// Keeps so many executions waiting or running until the handle is ended; each fifth is one of
+    /// these templates in turn.
+    pub async fn load(&self, under_way: i64, named: &'static [&'static str]) -> Load {
         let (over, is_over) = watch::channel(false);
         let (control, workload, url) = (self.control().await, self.workload.clone(), self.url());
         let mut submitting = JoinSet::new();
         submitting.spawn(async move {
             let mut random = rand::SeedableRng::seed_from_u64(7);
             let mut submitted = 0;
+            let mut named = named.iter().cycle();
             while !*is_over.borrow() {
                 for _ in left(&url).await.unwrap_or(under_way)..under_way {
                     submitted += 1;
-                    let is_in = if long && submitted % 5 == 0 {
-                        workload.submit(&control, LONG).await
-                    } else {
-                        workload.submit_any(&control, &mut random).await
+                    let chosen = if submitted % 5 == 0 { named.next() } else { None };
+                    let is_in = match chosen {
+                        Some(template) => workload.submit(&control, template).await,
+                        None => workload.submit_any(&control, &mut random).await,
                     };
                     assert!(is_in, "this test's own way to the database is undisturbed");
                 }

@@ -14,8 +14,6 @@ use super::protocol::End;
 
 /// Between two counts of a script's processes, where they are limited.
 pub const COUNT_EVERY: Duration = Duration::from_millis(50);
-/// What a shell adds to the number of the signal that ended a command, for its exit code.
-const BY_SIGNAL: i32 = 128;
 
 /// `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,13 +45,10 @@ impl Limits {
 
     /// What to add to the error of a script that ended like this, where a limit is known to be why.
     pub fn reason(&self, end: &End) -> Option<String> {
-        let limit = self.file_size?;
+        let limit = self.file_size.filter(|_| end.is_by(SIGXFSZ))?;
         let said = match end {
-            End::Signaled { signal: SIGXFSZ } => "",
-            End::Exited { code } if *code == BY_SIGNAL + SIGXFSZ => {
-                "SIGXFSZ ended a command of it, "
-            }
-            _ => return None,
+            End::Exited { .. } => "SIGXFSZ ended a command of it, ",
+            _ => "",
         };
         Some(format!(": {said}a file reached {limit} bytes (shell.limits.file_size)"))
     }

@@ -80,6 +80,20 @@ pub enum End {
     },
 }
 
+impl End {
+    /// What a shell adds to the number of the signal that ended a command, for its exit code.
+    const BY_SIGNAL: i32 = 128;
+
+    /// Whether this signal has ended the script, or a command of it with whose exit code it ended.
+    pub fn is_by(&self, signal: i32) -> bool {
+        match *self {
+            Self::Signaled { signal: by } => by == signal,
+            Self::Exited { code } => code == Self::BY_SIGNAL + signal,
+            Self::Stopped | Self::TooMany { .. } | Self::NotBegun { .. } => false,
+        }
+    }
+}
+
 /// `message` as a line.
 pub fn line(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).expect("texts and numbers have a JSON form");
