@@ -178,7 +178,8 @@ fn outcome(
         None if halted => return Outcome::Stopped { output: Some(output) },
         None if began => {
             format!(
-                "the guardian of the script ended too early ({status}), and the script with                  it{reason}"
+                "the guardian of the script ended too early ({status}), and the script with \
+                 it{reason}"
             )
         }
         None => format!("the guardian ended before the script began ({status}){reason}"),
