@@ -11,7 +11,7 @@ use std::{
         mpsc::{self, Sender, SyncSender},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
@@ -27,6 +27,8 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
+
+use tokio::time::Instant;
 
 use super::quiet::{Quiet, Said};
 use crate::{

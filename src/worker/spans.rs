@@ -120,7 +120,7 @@ struct Tried {
 }
 
 /// How an attempt ended.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct AttemptEnd<'a> {
     /// `None`: it was stopped, or never began.
     pub outcome: Option<AttemptOutcome>,

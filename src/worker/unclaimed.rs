@@ -47,13 +47,12 @@ pub fn say(shared: &Arc<Shared>, all: Vec<(ExecutionId, Unclaimed)>) {
             Vec::new()
         });
         for (id, unclaimed) in all {
-            let span = match known.iter().find(|one| one.execution == id) {
-                Some(one) => {
-                    let trace = Trace::of(&id, &one.origin);
-                    info_span!("execution", trace_id = %trace.id(), span_id = %trace.root(),
-                        execution.id = %id, workflow.name = %one.workflow)
-                }
-                None => info_span!("execution", execution.id = %id),
+            let span = if let Some(one) = known.iter().find(|one| one.execution == id) {
+                let trace = Trace::of(&id, &one.origin);
+                info_span!("execution", trace_id = %trace.id(), span_id = %trace.root(),
+                    execution.id = %id, workflow.name = %one.workflow)
+            } else {
+                info_span!("execution", execution.id = %id)
             };
             span.in_scope(|| unclaimed.say(&shared));
         }

@@ -1,10 +1,12 @@
 //! A release from its installation to its end.
 
+use std::{fs, path::Path};
+
 use tokio::task::block_in_place;
 
 use super::{
-    kube::{kubectl, seconds},
-    stand::{RELEASE, Stand},
+    kube::{apply, kubectl, seconds},
+    stand::{RELEASE, Stand, image},
 };
 use crate::{nemesis::say, process::wait_until};
 
@@ -30,6 +32,7 @@ async fn a_release_is_installed_tested_upgraded_rolled_back_and_removed() {
         let third = stand.ready(2);
         assert!(third.iter().all(|pod| pod.restarts == 0), "{third:?}");
 
+        jobs_submit_from_within(&stand);
         rights_are_those_of_anybody(&stand);
         stand.helm(&["uninstall", RELEASE, "--wait", "--timeout", "3m"]);
         wait_until("the pods are gone", || stand.pods().is_empty().then_some(()));
@@ -39,6 +42,34 @@ async fn a_release_is_installed_tested_upgraded_rolled_back_and_removed() {
         assert_eq!(left.trim(), "", "it leaves nothing behind");
     });
     assert_eq!(stand.one::<i64>("SELECT COUNT(*) FROM ow_meta").await, 1, "the tables stay");
+    for (by, count) in [("job/submit-hello", 1), ("cronjob/submit-release", 1)] {
+        let submitted = format!("SELECT COUNT(*) FROM workflow_executions WHERE created_by='{by}'");
+        assert_eq!(stand.one::<i64>(&submitted).await, count, "{by}");
+    }
+}
+
+/// What `deploy/submit` does in a cluster where the release and its Secret have these names.
+fn jobs_submit_from_within(stand: &Stand) {
+    let given = |file: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/submit").join(file);
+        let mut text = fs::read_to_string(path).expect("it is there");
+        for (theirs, ours) in [
+            ("\nmetadata:\n  name:", format!("\nmetadata:\n  namespace: {}\n  name:", stand.name)),
+            ("registry.example/orchestrator-worker:0.1.0", image()),
+            ("name: orchestrator-database", "name: database".into()),
+            ("name: worker-orchestrator-worker", format!("name: {RELEASE}")),
+        ] {
+            assert!(text.contains(theirs), "{file} has {theirs:?}");
+            text = text.replace(theirs, &ours);
+        }
+        text
+    };
+    apply(&given("job.yaml"));
+    // It waits, and ends as the workflow does.
+    stand.kubectl(&["wait", "--for=condition=complete", "job/submit-hello", "--timeout=2m"]);
+    apply(&given("cronjob.yaml").replace("[submit, release]", "[submit, hello-from-a-job]"));
+    stand.kubectl(&["create", "job", "--from=cronjob/submit-release", "today"]);
+    stand.kubectl(&["wait", "--for=condition=complete", "job/today", "--timeout=2m"]);
 }
 
 /// The chart gives its service account no rights, and its pods no token.

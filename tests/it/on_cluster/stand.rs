@@ -46,7 +46,7 @@ pub struct Stand {
     clippy::disallowed_methods,
     reason = "tests/cluster/run speaks to tests by its environment"
 )]
-fn image() -> String {
+pub fn image() -> String {
     let image = std::env::var("ORCHESTRATOR_TEST_IMAGE");
     image.expect(
         "ORCHESTRATOR_TEST_IMAGE is not set; tests/cluster/run sets it, or leave on_cluster out",

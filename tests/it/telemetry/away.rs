@@ -96,7 +96,8 @@ async fn counted(worker: &Worker, all: u64) -> [u64; 3] {
         let metrics = metrics::of(worker).await;
         let counts = ["sent", "failed", "dropped"].map(|result| {
             let name = "orchestrator_worker_telemetry_spans_total";
-            metrics.value(name, &format!("result=\"{result}\"")) as u64
+            let value = metrics.value(name, &format!("result=\"{result}\""));
+            format!("{value:.0}").parse::<u64>().expect("it counts")
         });
         if counts.iter().sum::<u64>() == all {
             return counts;

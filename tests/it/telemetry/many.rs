@@ -102,7 +102,6 @@ async fn killed_workers_leave_as_many_whole_traces_as_executions<S: Stage>() {
         sleep(Duration::from_millis(200)).await;
     };
     let (whole, lost) = (executions - cut.len(), cut.len());
-    cut.iter().for_each(|why| println!("{why}"));
     println!("{kills} kills: {whole} whole traces, {lost} that miss what was on its way");
     let all: Vec<Kept> = scene.keeper.all().await;
     let ids: BTreeSet<_> = all.iter().map(|span| (&span.trace, &span.id)).collect();
