@@ -36,9 +36,10 @@ use crate::{
     ports::spans::{Attribute, Link, Span, SpanKind, SpanSink, Value},
 };
 
-/// What a killed worker has not sent is lost: so spans are sent at once, and sending takes a tenth of
-/// the time at most, or pauses for this long.
-const LONGEST_PAUSE: Duration = Duration::from_millis(25);
+/// What a killed worker has not sent is lost: so spans are sent at once, but a request costs what some
+/// hundred spans do: sending takes a fiftieth of the time at most, or pauses for this long.
+const SHARE: u32 = 50;
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a collector may be away, for a rollout of its own, without a span lost that has room.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at what is to be sent, while the collector takes none.
@@ -165,7 +166,7 @@ fn send_when_woken(processor: Arc<BatchSpanProcessor>) -> SyncSender<()> {
             let began = Instant::now();
             // What became of them is counted and said where they are sent.
             processor.force_flush().ok();
-            thread::sleep((began.elapsed() * 9).min(LONGEST_PAUSE));
+            thread::sleep((began.elapsed() * SHARE).min(LONGEST_PAUSE));
         }
     });
     wake

@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{instance::Instance, mysql::PASSWORD, process::is_soak};
 
+mod failover;
 mod faults;
 mod fleet;
 mod handover;

@@ -80,6 +80,7 @@ pub struct Proxy {
     open: watch::Receiver<usize>,
     made: Arc<AtomicUsize>,
     spoilt: Arc<AtomicUsize>,
+    upstream: watch::Sender<SocketAddr>,
     _accepting: JoinSet<()>,
 }
 
@@ -140,7 +141,8 @@ impl Proxy {
         let shared =
             Arc::new(Shared { mode: mode.clone(), silenced, open, spoils, spoilt: counter });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, upstream, shared, made.clone()));
+        let (upstream, leads_to) = watch::channel(upstream);
+        accepting.spawn(accept(listener, leads_to, shared, made.clone()));
         Self {
             address,
             mode,
@@ -148,6 +150,7 @@ impl Proxy {
             open: is_open,
             made,
             spoilt,
+            upstream,
             _accepting: accepting,
         }
     }
@@ -158,6 +161,11 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Leads connections that are made from now on to another server.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.upstream.send_replace(upstream);
     }
 
     /// Statements that have lost a guard so far.
@@ -193,7 +201,7 @@ async fn wait(mut counter: watch::Receiver<usize>, until: impl Fn(usize) -> bool
 
 async fn accept(
     listener: TcpListener,
-    upstream: SocketAddr,
+    upstream: watch::Receiver<SocketAddr>,
     shared: Arc<Shared>,
     made: Arc<AtomicUsize>,
 ) {
@@ -203,7 +211,8 @@ async fn accept(
             continue;
         }
         made.fetch_add(1, Ordering::SeqCst);
-        let Ok(server) = TcpStream::connect(upstream).await else { continue };
+        let leads_to = *upstream.borrow();
+        let Ok(server) = TcpStream::connect(leads_to).await else { continue };
         connections.spawn(connect(client, server, shared.clone()));
     }
 }
