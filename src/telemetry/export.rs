@@ -37,8 +37,8 @@ use crate::{
 };
 
 /// What a killed worker has not sent is lost: so spans are sent at once, but a request costs what some
-/// hundred spans do: sending takes a fiftieth of the time at most, or pauses for this long.
-const SHARE: u32 = 50;
+/// hundred spans do: sending takes a hundredth of the time at most, or pauses for this long.
+const SHARE: u32 = 100;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a collector may be away, for a rollout of its own, without a span lost that has room.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,7 +3,8 @@
 //!
 //! `ORCHESTRATOR_NEMESIS_SEED` repeats the choices of an earlier run, `ORCHESTRATOR_NEMESIS_ROUNDS` says
 //! how often each fault strikes (ten times if it is not given, 300 times with
-//! `ORCHESTRATOR_TEST_SCALE=soak`).
+//! `ORCHESTRATOR_TEST_SCALE=soak`). `ORCHESTRATOR_NEMESIS_URL` has it strike at an empty database on
+//! somebody's own server, by the faults that need no server of its own.
 //!
 //! **Invariant:** the harness judges by the history alone; it knows nothing of how a worker works.
 
@@ -17,21 +18,23 @@ use orchestrator_worker::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use secrecy::SecretString;
-use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row as _, raw_sql};
 use tokio::{
     sync::{Mutex, RwLock, watch},
     task::block_in_place,
     time::{Instant, sleep},
 };
+use url::Url;
 
 use self::{
     faults::{Arena, Fault},
     fleet::Fleet,
     history::{Violation, violations},
+    place::{DATABASE, Place, USER, given_url},
     twin::{Fared, Twin},
-    workload::{Workload, left, needs, rows},
+    workload::{Workload, ask, left, needs, rows},
 };
-use crate::{instance::Instance, mysql::PASSWORD, process::is_soak};
+use crate::{instance::Instance, process::is_soak};
 
 mod failover;
 mod faults;
@@ -39,6 +42,7 @@ mod fleet;
 mod handover;
 pub mod history;
 mod outage;
+mod place;
 mod races;
 mod spoiled;
 mod twin;
@@ -51,8 +55,6 @@ const UNDER_WAY: i64 = 30;
 const AT_ONCE: usize = 3;
 /// A run that has not ended so long after its last fault never will.
 const CEILING: Duration = Duration::from_secs(300);
-const DATABASE: &str = "nemesis";
-const USER: &str = "worker";
 
 /// A number that `tests/run` or a person may give.
 #[expect(clippy::disallowed_methods, reason = "people speak to tests by their environment")]
@@ -74,20 +76,24 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
     let rounds = given("ORCHESTRATOR_NEMESIS_ROUNDS").unwrap_or(if is_soak() { 300 } else { 10 });
     say(&format!("nemesis on {server}: ORCHESTRATOR_NEMESIS_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
-    let instance = block_in_place(|| Instance::start_with_clock(server));
     let workload = Workload::new();
-    let (arena, control) = set_up(instance, &workload).await;
+    let place = match given_url() {
+        Some(url) => Place::theirs(url),
+        None => Place::ours(block_in_place(|| Instance::start_with_clock(server))).await,
+    };
+    let faults = if place.instance.is_some() { &Fault::ALL[..] } else { &Fault::ANYWHERE };
+    let (arena, control) = set_up(place, &workload).await;
 
     let began = Instant::now();
     let record = Mutex::new(Record::default());
     let (over, is_over) = watch::channel(false);
-    let faults = async {
-        strike_all(&arena, rounds, &mut random, &record).await;
+    let striking = async {
+        strike_all(&arena, faults, rounds, &mut random, &record).await;
         over.send_replace(true);
     };
     let random = || StdRng::seed_from_u64(seed.wrapping_add(1));
     tokio::join!(
-        faults,
+        striking,
         submit(&arena, &control, &workload, random(), &record, is_over.clone()),
         cancel(&arena, &control, &workload, random(), &record, is_over.clone()),
         rival(&arena, &workload, &record, is_over),
@@ -106,38 +112,39 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
 }
 
 /// A migrated and guarded database, the workers as a user with the least rights, the templates.
-async fn set_up(instance: Instance, workload: &Workload) -> (Arena, MySqlStore) {
-    let root = instance.url.clone();
-    let url = format!("{root}{DATABASE}");
-    let mut stranger = MySqlConnection::connect(&root).await.expect("a server");
-    let sql = format!(
-        "CREATE DATABASE {DATABASE}; CREATE USER {USER} IDENTIFIED BY '{PASSWORD}'; USE {DATABASE}"
-    );
-    raw_sql(AssertSqlSafe(sql)).execute(&mut stranger).await.expect("a database");
+async fn set_up(place: Place, workload: &Workload) -> (Arena, MySqlStore) {
+    let Place { instance, url, user, password } = place;
     let settings = Settings::new(SecretString::from(url.clone()));
     let control = MySqlStore::open(settings).await.expect("a store");
     control.migrate(false).await.expect("it is migrated");
     control.guard(false).await.expect("it is guarded");
-    for grant in grants(USER, DATABASE, false, &LockTable::default()) {
-        raw_sql(AssertSqlSafe(grant)).execute(&mut stranger).await.expect("granted");
+    let count = ask(&url, "SELECT COUNT(*) FROM workflow_executions").await.expect("the tables");
+    assert_eq!(count[0].get::<i64, _>(0), 0, "it has executions; give a database of its own");
+    if instance.is_some() {
+        let mut stranger = MySqlConnection::connect(&url).await.expect("a server");
+        for grant in grants(USER, DATABASE, false, &LockTable::default()) {
+            raw_sql(AssertSqlSafe(grant)).execute(&mut stranger).await.expect("granted");
+        }
     }
     workload.apply(&control).await;
-    let address = root.rsplit('@').next().and_then(|rest| rest.trim_end_matches('/').parse().ok());
-    let named = |proxy| format!("mysql://{USER}:{PASSWORD}@{proxy}/{DATABASE}");
-    let fleet = Fleet::start(WORKERS, address.expect("an address"), named).await;
-    let arena = Arena {
-        fleet,
-        server: Mutex::new(instance),
-        url,
-        user: USER.into(),
-        clock: RwLock::new(()),
-    };
+    let parsed = Url::parse(&url).expect("it is one");
+    let server = parsed.socket_addrs(|| Some(3306)).expect("its host is known")[0];
+    let database = parsed.path();
+    let named = |proxy| format!("mysql://{user}:{password}@{proxy}{database}");
+    let fleet = Fleet::start(WORKERS, server, named).await;
+    let arena = Arena { fleet, server: Mutex::new(instance), url, user, clock: RwLock::new(()) };
     (arena, control)
 }
 
 /// Each fault so often, in any order.
-async fn strike_all(arena: &Arena, rounds: u64, random: &mut StdRng, record: &Mutex<Record>) {
-    let mut schedule: Vec<Fault> = (0..rounds).flat_map(|_| Fault::ALL).collect();
+async fn strike_all(
+    arena: &Arena,
+    faults: &[Fault],
+    rounds: u64,
+    random: &mut StdRng,
+    record: &Mutex<Record>,
+) {
+    let mut schedule: Vec<Fault> = (0..rounds).flat_map(|_| faults.iter().copied()).collect();
     schedule.shuffle(random);
     let schedule: Vec<(Fault, u64)> =
         schedule.into_iter().map(|fault| (fault, random.random())).collect();

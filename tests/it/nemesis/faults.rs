@@ -57,6 +57,23 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Those that need no server of the test's own, and no more rights in it than a worker's and to
+    /// change its tables.
+    pub const ANYWHERE: [Self; 12] = [
+        Self::Kill,
+        Self::Freeze,
+        Self::Terminate,
+        Self::KillConnections,
+        Self::BlackHole,
+        Self::HalfOpen,
+        Self::Refuse,
+        Self::LoseCommit,
+        Self::LoseAnswer,
+        Self::LoseRequest,
+        Self::Cleaner,
+        Self::MetadataLock,
+    ];
+
     pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::Freeze,
@@ -80,8 +97,8 @@ impl Fault {
 
 pub struct Arena {
     pub fleet: Fleet,
-    /// One fault of the server at a time.
-    pub server: Mutex<Instance>,
+    /// One fault of the server at a time; `None` where it is somebody else's.
+    pub server: Mutex<Option<Instance>>,
     /// Of the database, as its administrator.
     pub url: String,
     /// The user that all workers share.
@@ -120,6 +137,7 @@ impl Arena {
             Fault::ServerKill | Fault::ServerStop => {
                 let mut server = self.server.lock().await;
                 let order = if fault == Fault::ServerKill { "kill" } else { "stop" };
+                let server = server.as_mut().expect("it is ours");
                 block_in_place(|| server.tell(order));
                 sleep(between(random, 0, 2000)).await;
                 block_in_place(|| server.tell("start"));
@@ -233,6 +251,7 @@ impl Arena {
     async fn jump(&self, random: &mut StdRng) {
         let _alone = self.clock.write().await;
         let mut server = self.server.lock().await;
+        let server = server.as_mut().expect("it is ours");
         let seconds = if random.random() { 3600 } else { -3600 };
         block_in_place(|| server.tell(&format!("clock {seconds}")));
         sleep(between(random, 2000, 8000)).await;
