@@ -144,6 +144,9 @@ impl Exporter {
 
 impl SpanSink for Exporter {
     fn write(&self, spans: Vec<Span>) {
+        if spans.is_empty() {
+            return;
+        }
         for span in spans {
             if self.has_room() {
                 self.processor.on_end(self.data(span));
