@@ -17,6 +17,7 @@ use super::{
 use crate::{
     app::Daemon,
     config::{Config, Flags},
+    domain::trace::Trace,
     ports::control::{Control, Start, Submission},
     telemetry::Telemetry,
     worker::{Finished, Summary},
@@ -102,8 +103,12 @@ async fn apply_and_submit(
     let submission =
         Submission { template, created_by: user.into(), start: Start::Now, traceparent: None };
     let submitted = control.submit(&submission).await?;
+    let origin = control.show(&submitted.execution).await?.origin;
+    let trace = Trace::of(&submitted.execution, &origin);
     tracing::info!(
         event = "execution.submitted",
+        trace_id = %trace.id(),
+        span_id = %trace.root(),
         execution.id = %submitted.execution,
         workflow.name = submitted.template_name,
         "submitted"

@@ -20,6 +20,10 @@ macro_rules! text_id {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            pub fn to_shared(&self) -> Arc<str> {
+                self.0.clone()
+            }
         }
 
         impl<T: Into<Arc<str>>> From<T> for $name {

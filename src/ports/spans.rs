@@ -3,7 +3,7 @@
 //! **Invariant:** handing spans over never waits and never fails: what cannot be kept is dropped and
 //! counted.
 
-use std::time::Duration;
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use crate::domain::trace::{SpanId, TraceId};
 
@@ -19,14 +19,14 @@ pub struct Span {
     pub trace: TraceId,
     pub id: SpanId,
     pub parent: Option<Parent>,
-    pub name: String,
+    pub name: Cow<'static, str>,
     pub kind: SpanKind,
     pub start: Duration,
     pub end: Duration,
     pub attributes: Vec<Attribute>,
     pub links: Vec<Link>,
     /// Why it counts as an error.
-    pub error: Option<String>,
+    pub error: Option<&'static str>,
 }
 
 /// The span above another.
@@ -51,19 +51,20 @@ pub type Attribute = (&'static str, Value);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    Text(String),
+    Word(&'static str),
+    Text(Arc<str>),
     Number(i64),
     Flag(bool),
 }
 
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(text.into())
+impl From<&'static str> for Value {
+    fn from(word: &'static str) -> Self {
+        Self::Word(word)
     }
 }
 
-impl From<String> for Value {
-    fn from(text: String) -> Self {
+impl From<Arc<str>> for Value {
+    fn from(text: Arc<str>) -> Self {
         Self::Text(text)
     }
 }

@@ -129,7 +129,7 @@ impl Exporter {
                 SpanKind::Consumer => otel::SpanKind::Consumer,
                 SpanKind::Server => otel::SpanKind::Server,
             },
-            name: span.name.into(),
+            name: span.name,
             start_time: SystemTime::UNIX_EPOCH + span.start,
             end_time: SystemTime::UNIX_EPOCH + span.end.max(span.start),
             attributes: span.attributes.into_iter().map(attribute).collect(),
@@ -193,6 +193,7 @@ fn links(links: Vec<Link>) -> SpanLinks {
 
 fn attribute((name, value): Attribute) -> KeyValue {
     match value {
+        Value::Word(word) => KeyValue::new(name, word),
         Value::Text(text) => KeyValue::new(name, text),
         Value::Number(number) => KeyValue::new(name, number),
         Value::Flag(flag) => KeyValue::new(name, flag),

@@ -71,8 +71,8 @@ struct Told {
     trace: Trace,
     /// Of its leases.
     mode: Mode,
-    execution: String,
-    workflow: String,
+    execution: Arc<str>,
+    workflow: Arc<str>,
     run: u32,
     /// `None`: nothing is kept of it.
     sink: Option<Arc<dyn SpanSink>>,
@@ -104,7 +104,7 @@ pub struct Term {
 
 /// A step that has been begun and not ended.
 struct Open {
-    name: String,
+    name: Arc<str>,
     tried: Vec<Tried>,
 }
 
@@ -128,6 +128,9 @@ pub struct AttemptEnd<'a> {
     pub code: Option<Code>,
 }
 
+/// Of an attempt.
+const MOST_ATTRIBUTES: usize = 13;
+
 /// What is told of an output.
 #[derive(Clone, Copy)]
 struct Output {
@@ -147,7 +150,7 @@ impl Told {
         Self {
             trace,
             mode: tracing.map_or_else(Mode::default, |tracing| tracing.mode),
-            execution: execution.to_string(),
+            execution: execution.to_shared(),
             workflow: short(workflow),
             run: origin.run,
             sink: kept.map(|tracing| tracing.sink.clone()),
@@ -176,7 +179,7 @@ impl Told {
         start: Duration,
         end: Duration,
         result: &'static str,
-        error: Option<&str>,
+        error: Option<&'static str>,
     ) -> Span {
         let mut attributes = vec![
             ("cicd.pipeline.name", self.workflow.clone().into()),
@@ -191,13 +194,13 @@ impl Told {
             trace: self.trace.id(),
             id: self.trace.root(),
             parent: caller.map(|caller| Parent { span: caller.span, is_remote: true }),
-            name: format!("RUN {}", self.workflow),
+            name: format!("RUN {}", self.workflow).into(),
             kind: SpanKind::Server,
             start: start.min(end),
             end,
             attributes,
             links: Vec::new(),
-            error: error.map(Into::into),
+            error,
         }
     }
 
@@ -209,7 +212,7 @@ impl Told {
             trace: self.trace.id(),
             id: self.trace.wait(),
             parent: Some(own(self.trace.root())),
-            name: format!("wait {}", self.workflow),
+            name: format!("wait {}", self.workflow).into(),
             kind: SpanKind::Internal,
             start: start.min(end),
             end,
@@ -219,7 +222,7 @@ impl Told {
         })
     }
 
-    fn hold_span(&self, held: &Held) -> Span {
+    fn hold_span(&self, held: Held) -> Span {
         let (parent, mut links) = self.above_hold();
         links.extend(held.former.map(|former| self.hold(former)));
         let mut attributes = vec![
@@ -229,18 +232,18 @@ impl Told {
             ("orchestrator.lease.outcome", held.outcome.into()),
         ];
         attributes.extend(held.error.map(|error| ("error.type", error.into())));
-        attributes.extend(held.further.clone());
+        attributes.extend(held.further);
         Span {
             trace: self.trace.term(held.fence, self.mode),
             id: self.trace.hold(held.fence),
             parent,
-            name: format!("hold {}", self.workflow),
+            name: format!("hold {}", self.workflow).into(),
             kind: SpanKind::Consumer,
             start: held.start.min(held.end),
             end: held.end,
             attributes,
             links,
-            error: held.error.map(Into::into),
+            error: held.error,
         }
     }
 
@@ -258,28 +261,28 @@ impl Told {
         let trace = self.trace.term(fence, self.mode);
         let start = open.tried.iter().map(|tried| tried.start).min().unwrap_or(end);
         let id = self.trace.step(fence, step);
-        let task = |outcome| {
-            vec![
+        let task = |outcome| -> [Attribute; 3] {
+            [
                 ("cicd.pipeline.task.name", open.name.clone().into()),
-                ("cicd.pipeline.task.run.id", step.as_str().into()),
+                ("cicd.pipeline.task.run.id", step.to_shared().into()),
                 ("cicd.pipeline.task.run.result", task_result(outcome).into()),
             ]
         };
         let mut spans = Vec::with_capacity(open.tried.len() + 1);
-        let mut attributes: Vec<Attribute> = task(outcome);
+        let mut attributes = Vec::from(task(outcome));
         let error = error_type(outcome);
         attributes.extend(error.map(|error| ("error.type", error.into())));
         spans.push(Span {
             trace,
             id,
             parent: Some(own(self.trace.hold(fence))),
-            name: format!("step {}", open.name),
+            name: format!("step {}", open.name).into(),
             kind: SpanKind::Internal,
             start: start.min(end),
             end,
             attributes,
             links: Vec::new(),
-            error: error.map(Into::into),
+            error,
         });
         let mut last = match self.mode {
             Mode::Continuous => Some(trace),
@@ -288,7 +291,8 @@ impl Told {
         for tried in open.tried {
             let outcome = tried.outcome.unwrap_or(outcome);
             let error = error_type(outcome);
-            let mut attributes = task(outcome);
+            let mut attributes = Vec::with_capacity(MOST_ATTRIBUTES);
+            attributes.extend(task(outcome));
             attributes.push(("orchestrator.attempt", tried.number.into()));
             attributes.push(("orchestrator.attempt.outcome", outcome.as_str().into()));
             attributes.extend(error.map(|error| ("error.type", error.into())));
@@ -312,7 +316,7 @@ impl Told {
                 end: tried.end.min(end),
                 attributes,
                 links: links.into_iter().collect(),
-                error: error.map(Into::into),
+                error,
             });
         }
         spans
@@ -324,8 +328,8 @@ fn own(span: SpanId) -> Parent {
 }
 
 /// A lease as its span tells of it.
-struct Held<'a> {
-    owner: &'a str,
+struct Held {
+    owner: Arc<str>,
     fence: Fence,
     former: Option<Fence>,
     start: Duration,
@@ -430,7 +434,12 @@ impl Term {
     }
 
     /// A call of the database for this lease has ended just now.
-    pub fn called_database(&self, operation: &'static str, began: BootTime, error: Option<&str>) {
+    pub fn called_database(
+        &self,
+        operation: &'static str,
+        began: BootTime,
+        error: Option<&'static str>,
+    ) {
         self.write(|| {
             let mut attributes = vec![
                 ("db.system.name", self.database.into()),
@@ -449,7 +458,7 @@ impl Term {
                 end: end.max(start),
                 attributes,
                 links: Vec::new(),
-                error: error.map(Into::into),
+                error,
             }]
         });
     }
@@ -504,8 +513,8 @@ impl Term {
 
     fn hold_span(&self, outcome: &'static str, end: Duration) -> Span {
         let renewals = self.renewals.load(Ordering::Relaxed);
-        self.told.hold_span(&Held {
-            owner: self.lease.owner.as_str(),
+        self.told.hold_span(Held {
+            owner: self.lease.owner.as_str().into(),
             fence: self.lease.fence,
             former: self.former,
             start: self.claimed,

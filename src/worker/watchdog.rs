@@ -69,11 +69,10 @@ fn look(leases: &Leases, instruments: &Instruments) -> Duration {
     let nearest = deadlines.min().unwrap_or_default();
     for standing in lost {
         instruments.lease_lost.get_or_create(&ByReason { reason: "deadline" }).inc();
+        let _of_execution = standing.term.log().enter();
         error!(
             event = "lease.lost",
-            execution.id = %standing.lease.execution,
-            lease.fence = standing.lease.fence.0,
-            "lease could not be renewed before its deadline: its work is stopped",
+            "lease could not be renewed before its deadline: its work is stopped"
         );
     }
     if standing.is_empty() {

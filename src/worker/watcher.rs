@@ -126,10 +126,8 @@ async fn take_over(
     shared.owe(due.iter().filter(|it| !tried.contains_key(&it.seen.execution)).count());
     let Some(slots) = shared.reserve(due.len()) else { return Ok(()) };
     due.truncate(slots.num_permits());
-    for take_over in &due {
-        debug!(execution.id = %take_over.seen.execution, cause = take_over.cause.as_str(),
-            "trying to take over");
-    }
+    let trying = due.iter().map(|it| (it.seen.execution.as_str(), it.cause.as_str()));
+    debug!(executions = ?trying.collect::<Vec<_>>(), "trying to take over");
     let claimed_at = crate::clock::boot_now();
     let began = Instant::now();
     let batch = shared.store.take_over(&shared.claimant(), &due).await?;

@@ -69,7 +69,7 @@ mod tests {
             trace: place.trace,
             id: place.span,
             parent: None,
-            name: (*name).into(),
+            name: (*name).to_owned().into(),
             kind: SpanKind::Internal,
             start: Duration::ZERO,
             end: Duration::ZERO,
@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn names(spans: &[Span]) -> Vec<&str> {
-        spans.iter().map(|span| span.name.as_str()).collect()
+        spans.iter().map(|span| &*span.name).collect()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! **Invariant:** of a lease only what its owner cannot have told: the lease, the steps that it did not
 //! end or only after its last renewal, and their attempts.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Held, Open, Told, Tracing, Tried, millis, words};
 use crate::{
@@ -135,15 +135,15 @@ impl Past {
         let expired =
             dead.expires_ms.and_then(millis).filter(|_| dead.cause == Cause::LeaseExpired);
         let end = expired.unwrap_or(now).clamp(start, now);
-        let mut spans = vec![told.hold_span(&Held {
-            owner: &dead.owner,
+        let mut spans = vec![told.hold_span(Held {
+            owner: dead.owner.as_str().into(),
             fence: dead.fence,
             former: None,
             start,
             end,
             outcome: if dead.cause == Cause::LeaseExpired { "expired" } else { "lost" },
             error: Some(dead.cause.as_str()),
-            further: vec![("orchestrator.told_by", told_by.into())],
+            further: vec![("orchestrator.told_by", Arc::<str>::from(told_by).into())],
         })];
         let mut steps: HashMap<&StepExecutionId, Vec<&LeftAttempt>> = HashMap::new();
         for attempt in &remains.attempts {

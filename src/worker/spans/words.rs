@@ -3,6 +3,8 @@
 //! **Invariant:** nothing that a step printed, was answered, or is given as a header, a query, a path,
 //! a script or a variable is ever a word of a span.
 
+use std::{borrow::Cow, sync::Arc};
+
 use crate::{
     domain::{
         execution::{AttemptOutcome, ExecutionState},
@@ -18,14 +20,17 @@ use crate::{
 const LONGEST: usize = 200;
 
 /// Cut where it is too long for a span.
-pub fn short(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+pub fn short(text: &str) -> Arc<str> {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => text[..end].into(),
+        None => text.into(),
+    }
 }
 
 /// How an attempt is called.
 #[derive(Clone, Debug)]
 pub struct Called {
-    pub name: String,
+    pub name: Cow<'static, str>,
     pub kind: SpanKind,
     pub attributes: Vec<Attribute>,
 }
@@ -36,20 +41,20 @@ pub fn called(action: &Action) -> Called {
         Action::Http(request) => {
             let method = short(request.method.as_str());
             let mut attributes = vec![("http.request.method", method.clone().into())];
-            attributes.push(("url.scheme", request.url.scheme().into()));
+            attributes.push(("url.scheme", short(request.url.scheme()).into()));
             if let Some(host) = request.url.host_str() {
                 attributes.push(("server.address", short(host).into()));
             }
             if let Some(port) = request.url.port_or_known_default() {
                 attributes.push(("server.port", u32::from(port).into()));
             }
-            Called { name: method, kind: SpanKind::Client, attributes }
+            Called { name: method.to_string().into(), kind: SpanKind::Client, attributes }
         }
         Action::Shell { .. } => called_by_kind("shell"),
         Action::Func { name, .. } => {
             let name = short(name);
             let attributes = vec![("code.function.name", name.clone().into())];
-            Called { name, kind: SpanKind::Internal, attributes }
+            Called { name: name.to_string().into(), kind: SpanKind::Internal, attributes }
         }
         Action::Other { kind } => called_by_kind(kind),
     }
@@ -72,7 +77,11 @@ pub fn called_by_kind(executor: &str) -> Called {
             attributes: vec![("process.executable.name", "sh".into())],
         },
         "http" => Called { name: "HTTP".into(), kind: SpanKind::Client, attributes: Vec::new() },
-        other => Called { name: short(other), kind: SpanKind::Internal, attributes: Vec::new() },
+        other => Called {
+            name: short(other).to_string().into(),
+            kind: SpanKind::Internal,
+            attributes: Vec::new(),
+        },
     }
 }
 
