@@ -28,17 +28,15 @@ use opentelemetry_sdk::{
     },
 };
 
-use tokio::time::Instant;
-
 use super::quiet::{Quiet, Said};
 use crate::{
     instruments::{ByResult, SpanCounts},
     ports::spans::{Attribute, Link, Span, SpanKind, SpanSink, Value},
 };
 
-/// What a killed worker has not sent is lost: so spans are sent at once, but a request costs what some
-/// hundred spans do: sending takes a hundredth of the time at most, or pauses for this long.
-const SHARE: u32 = 100;
+/// What a killed worker has not sent is lost: so spans are sent at once, and the next after a pause that
+/// grows with their number, because a request costs what some hundred spans do.
+const PAUSE_A_SPAN: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How long a collector may be away, for a rollout of its own, without a span lost that has room.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,7 +89,7 @@ impl Exporter {
             BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
         processor.set_resource(resource);
         let processor = Arc::new(processor);
-        let wake = (!paced).then(|| send_when_woken(processor.clone()));
+        let wake = (!paced).then(|| send_when_woken(processor.clone(), on_their_way.clone()));
         let scope = InstrumentationScope::builder(scope).with_version(env!("CARGO_PKG_VERSION"));
         let patient = Mutex::new(Some(patient));
         Self { processor, wake, scope: scope.build(), on_their_way, counts, said, patient }
@@ -162,14 +160,18 @@ impl SpanSink for Exporter {
 }
 
 /// The processor alone waits for a full batch or for its delay.
-fn send_when_woken(processor: Arc<BatchSpanProcessor>) -> SyncSender<()> {
+fn send_when_woken(
+    processor: Arc<BatchSpanProcessor>,
+    on_their_way: Arc<AtomicUsize>,
+) -> SyncSender<()> {
     let (wake, woken) = mpsc::sync_channel(1);
     thread::spawn(move || {
         while woken.recv().is_ok() {
-            let began = Instant::now();
+            let count = on_their_way.load(Ordering::Acquire);
             // What became of them is counted and said where they are sent.
             processor.force_flush().ok();
-            thread::sleep((began.elapsed() * SHARE).min(LONGEST_PAUSE));
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            thread::sleep(PAUSE_A_SPAN.saturating_mul(count).min(LONGEST_PAUSE));
         }
     });
     wake
