@@ -1,4 +1,6 @@
 //! Log lines about executions that this worker did not claim: failed at once, or put back.
+//!
+//! **Invariant:** no work waits for them: a line whose trace cannot be read is logged without it.
 
 use std::sync::Arc;
 

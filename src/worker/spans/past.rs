@@ -85,9 +85,11 @@ impl Past {
 
     /// What its remains are asked for by.
     pub fn former(&self) -> Former {
-        let none = Former::none(self.execution.clone());
-        let of = |dead: &Dead| Former { fence: dead.fence, told_ms: dead.told_ms, ..none.clone() };
-        self.dead.as_ref().map_or_else(|| none.clone(), of)
+        let execution = self.execution.clone();
+        match &self.dead {
+            Some(dead) => Former { execution, fence: dead.fence, told_ms: dead.told_ms },
+            None => Former::none(execution),
+        }
     }
 
     /// Tells of it.

@@ -57,23 +57,6 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those that need no server of the test's own, and no more rights in it than a worker's and to
-    /// change its tables.
-    pub const ANYWHERE: [Self; 12] = [
-        Self::Kill,
-        Self::Freeze,
-        Self::Terminate,
-        Self::KillConnections,
-        Self::BlackHole,
-        Self::HalfOpen,
-        Self::Refuse,
-        Self::LoseCommit,
-        Self::LoseAnswer,
-        Self::LoseRequest,
-        Self::Cleaner,
-        Self::MetadataLock,
-    ];
-
     pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::Freeze,
@@ -93,6 +76,18 @@ impl Fault {
         Self::ServerStop,
         Self::ClockJump,
     ];
+
+    /// The others need no more rights than a worker's and to change its tables.
+    pub const fn needs_own_server(self) -> bool {
+        matches!(
+            self,
+            Self::ReadOnly
+                | Self::TooManyConnections
+                | Self::ServerKill
+                | Self::ServerStop
+                | Self::ClockJump
+        )
+    }
 }
 
 pub struct Arena {

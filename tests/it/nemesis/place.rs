@@ -1,4 +1,7 @@
 //! The database that everything happens to: on a server of the test's own, or somebody's.
+//!
+//! **Invariant:** of somebody's server nothing is touched but the database that was given, and connections of
+//! its user.
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
 use url::Url;
