@@ -1,7 +1,8 @@
 //! A server that one test has for itself, because it needs other settings than the one for all.
 //!
 //! **Invariant:** it listens on loopback alone, and ends with its handle, data and all; should the
-//! test's thread end without it, the kernel ends it.
+//! test's thread end without it, the kernel ends it. Its temporary files are its own: as it starts, a
+//! MariaDB removes those of others from a folder that it shares with them.
 
 use std::{
     collections::BTreeSet,
@@ -41,7 +42,8 @@ impl<S: Server> OwnServer<S> {
         let datadir = initialize.pop().expect("words");
         initialize.push(format!("{datadir}={seen}/data"));
         let log = folder.path().join("initialize.log");
-        let made = in_root::<S>(&initialize, &log).status().expect("chroot starts");
+        let made = in_root::<S>(&initialize, &log).env("TMPDIR", &seen).status();
+        let made = made.expect("chroot starts");
         assert!(made.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
         loop {
             let port = free_port();
@@ -58,7 +60,8 @@ impl<S: Server> OwnServer<S> {
                 S::SETTINGS.iter().chain(settings).map(|setting| setting.replace("{}", &seen)),
             );
             let log = folder.path().join("log");
-            let child = in_root::<S>(&words, &log).envs(env.iter().copied()).spawn();
+            let mut server = in_root::<S>(&words, &log);
+            let child = server.env("TMPDIR", &seen).envs(env.iter().copied()).spawn();
             let mut child = child.expect("chroot starts");
             if is_ready(&mut child, &log) {
                 return Self { child, port, folder, server: PhantomData };
