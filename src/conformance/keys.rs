@@ -79,7 +79,8 @@ fn odd_endings() -> Vec<String> {
         "$",
         ":",
     ];
-    odd.into_iter().map(str::to_owned).collect()
+    let ascii = (0..128_u8).map(|byte| format!("ascii{}", char::from(byte)));
+    odd.into_iter().map(str::to_owned).chain(ascii).collect()
 }
 
 /// Keys as long as they may be, alike up to their last byte.

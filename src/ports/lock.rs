@@ -10,6 +10,7 @@ use std::{error::Error, fmt, io, time::Duration};
 
 use async_trait::async_trait;
 
+use super::executions::StoreError;
 use crate::domain::{
     id::{Fence, Owner},
     lock::{LockNonce, LockTermsError, PlainKey, PlainKeyError},
@@ -183,6 +184,21 @@ impl From<PlainKeyError> for LockError {
 impl From<LockTermsError> for LockError {
     fn from(error: LockTermsError) -> Self {
         Self::Terms(error)
+    }
+}
+
+/// Of a database that keeps executions and locks.
+impl From<StoreError> for LockError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Self::Unavailable(why),
+            StoreError::Unknown(why) => Self::Unknown(why),
+            StoreError::PrimaryChanged | StoreError::Unsettled => {
+                Self::Unavailable(error.to_string())
+            }
+            StoreError::NotReady(why) => Self::NotReady(why),
+            StoreError::Data(_) => Self::NotReady(error.to_string()),
+        }
     }
 }
 

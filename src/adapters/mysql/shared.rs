@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{apart::Suspects, facts::Facts, session::Unfinished};
+use super::{apart::Suspects, facts::Facts, plain::FenceFloor, session::Unfinished};
 use crate::{
     adapters::plans::Plans,
     domain::{
@@ -36,6 +36,7 @@ pub(super) struct Shared {
     pub locked: Suspects,
     /// A renewal met a lock, or was not answered: the next ones go around what is locked.
     pub renewals_wait: AtomicBool,
+    pub fence_floor: FenceFloor,
     facts: Mutex<Option<Arc<Facts>>>,
     primary: Mutex<Option<Primary>>,
     deferrals: Mutex<Deferrals>,
@@ -62,6 +63,7 @@ impl Shared {
             held_suspects: Suspects::default(),
             locked: Suspects::default(),
             renewals_wait: AtomicBool::new(false),
+            fence_floor: FenceFloor::default(),
             facts: Mutex::default(),
             primary: Mutex::default(),
             deferrals: Mutex::default(),
