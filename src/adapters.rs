@@ -2,6 +2,7 @@
 //! [`plans`] and [`texts`].
 
 pub mod lane;
+pub mod memory;
 pub mod mysql;
 pub mod plans;
 pub mod runners;

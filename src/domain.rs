@@ -17,6 +17,7 @@ pub mod id;
 pub mod intake;
 pub mod key;
 pub mod lease;
+pub mod lock;
 pub mod lock_table;
 pub mod plan;
 pub mod pod;

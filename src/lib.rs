@@ -15,6 +15,7 @@
 //! | 3 | [`telemetry`] | logs and spans |
 //! | 3 | [`signals`] | the first signal drains, the second aborts |
 //! | 3 | [`admin`] | probes and metrics over HTTP |
+//! | 2 | [`conformance`] | what a lock provider promises, as a test that anybody can run |
 //! | 2 | [`worker`] | the loops: look for work, drive it, renew leases, watch others, go away |
 //! | 2 | [`adapters`] | SQLite, MySQL and the runners of steps; blind to the worker, as it is to them |
 //! | 1 | [`ports`] | what the worker asks of the world, in the domain's types |
@@ -102,6 +103,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conformance;
 pub mod domain;
 pub mod instruments;
 pub mod ports;

@@ -4,5 +4,6 @@
 
 pub mod control;
 pub mod executions;
+pub mod lock;
 pub mod runner;
 pub mod spans;

@@ -7,7 +7,10 @@
 //! **Invariant:** every change is made under fence and nonce of its lease, in one transaction a verb,
 //! with rows met in one order everywhere: executions by id, lock rows by key, step rows.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -61,6 +64,7 @@ mod live;
 mod locks;
 mod oddities;
 mod password;
+mod plain;
 mod release;
 mod remains;
 mod renew;
@@ -128,6 +132,7 @@ pub struct MySqlStore {
     shared: Arc<Shared>,
     leases: Lanes<Entrance>,
     work: Lanes<Entrance>,
+    plain_keys_closed: AtomicBool,
 }
 
 impl MySqlStore {
@@ -152,6 +157,7 @@ impl MySqlStore {
             work: Lanes::start(entrance.clone(), work),
             entrance,
             shared,
+            plain_keys_closed: AtomicBool::new(false),
         };
         work::run(&store.work, work::CONNECT_LIMIT, Connect).await?;
         Ok(store)

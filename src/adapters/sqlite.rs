@@ -14,6 +14,7 @@ mod live;
 mod locks;
 mod look;
 mod oddities;
+mod plain;
 mod release;
 mod remains;
 mod renew;
@@ -28,7 +29,7 @@ mod templates;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -81,6 +82,7 @@ pub struct SqliteStore {
     work: Lanes<Opener>,
     /// Renewals do not queue behind work; `None` for memory, whose one lane serves all.
     leases: Option<Lanes<Opener>>,
+    plain_keys_closed: AtomicBool,
     /// Memory lives as long as a connection to it.
     _anchor: Option<SqliteConnection>,
 }
@@ -135,6 +137,7 @@ impl SqliteStore {
                     shared,
                     work: Lanes::start(opener.clone(), LanesSettings::new("work", 2)),
                     leases: Some(Lanes::start(opener, LanesSettings::new("leases", 1))),
+                    plain_keys_closed: AtomicBool::new(false),
                     _anchor: None,
                 }
             }
@@ -149,6 +152,7 @@ impl SqliteStore {
                     shared,
                     work: Lanes::start(opener, LanesSettings::new("work", 1)),
                     leases: None,
+                    plain_keys_closed: AtomicBool::new(false),
                     _anchor: Some(anchor),
                 }
             }

@@ -10,11 +10,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 use paths::{Named, Source, Target};
 
 /// Every top-level module, lowest floor first, with the modules that it may name.
-const FLOORS: [(&str, &[&str]); 12] = [
+const FLOORS: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("ports", &["domain"]),
     ("instruments", &["domain"]),
     ("clock", &["domain"]),
+    ("conformance", &["domain", "ports", "instruments", "clock"]),
     ("worker", &["domain", "ports", "instruments", "clock"]),
     ("adapters", &["domain", "ports", "instruments", "clock"]),
     ("telemetry", &["domain", "ports", "instruments", "clock", "worker"]),

@@ -24,6 +24,7 @@ mod http;
 mod instance;
 mod json_shapes;
 mod keys;
+mod locks;
 mod logs;
 mod mysql;
 mod nemesis;

@@ -183,6 +183,16 @@ impl Session {
         Ok(answer?.rows_affected())
     }
 
+    /// How many rows a statement matched, within a transaction, and its `LAST_INSERT_ID`.
+    pub async fn matched_and_made(&mut self, sql: Sql<'_>) -> Result<(u64, u64), Fault> {
+        let sql = self.named(sql)?;
+        self.busy = true;
+        let answer = sql.execute(&mut self.connection).await;
+        self.busy = false;
+        let answer = answer?;
+        Ok((answer.rows_affected(), answer.last_insert_id()))
+    }
+
     /// How many rows a statement matched that is a transaction of its own.
     pub async fn matched_alone(&mut self, sql: Sql<'_>) -> Result<u64, Fault> {
         debug_assert!(!self.open, "a statement of its own within a transaction");

@@ -14,7 +14,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{apart::Suspects, facts::Facts, server::Server, session::Unfinished};
+use super::{
+    apart::Suspects, facts::Facts, plain::FenceFloor, server::Server, session::Unfinished,
+};
 use crate::{
     adapters::plans::Plans,
     domain::{
@@ -39,6 +41,7 @@ pub(super) struct Shared {
     pub locked: Suspects,
     /// A renewal met a lock, or was not answered: the next ones go around what is locked.
     pub renewals_wait: AtomicBool,
+    pub fence_floor: FenceFloor,
     facts: Mutex<Option<Arc<Facts>>>,
     primary: Mutex<Option<Primary>>,
     /// The first server that was met, and whether it has been another, or started anew, since.
@@ -68,6 +71,7 @@ impl Shared {
             held_suspects: Suspects::default(),
             locked: Suspects::default(),
             renewals_wait: AtomicBool::new(false),
+            fence_floor: FenceFloor::default(),
             facts: Mutex::default(),
             primary: Mutex::default(),
             first_server: Mutex::default(),
