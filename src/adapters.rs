@@ -1,10 +1,14 @@
 //! The ports' implementations. Submodules do not know each other; all may use [`lane`],
 //! [`plans`] and [`texts`].
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod lane;
 pub mod memory;
 pub mod mysql;
 pub mod plans;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod runners;
 pub mod sqlite;
 pub mod texts;

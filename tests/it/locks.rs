@@ -1,5 +1,5 @@
-//! The lock library: every provider keeps every promise of the conformance suite, and plain keys get
-//! on with what else stands in the lock table.
+//! The lock library: every provider keeps every promise of the conformance suite and survives the loss
+//! of its connection in every call, and plain keys get on with what else stands in the lock table.
 //!
 //! **Invariant:** a story that is about one kind of table says so by where it stands.
 
@@ -24,7 +24,11 @@ use crate::{
     process::is_soak,
 };
 
+mod faults;
 mod network;
+mod on_etcd;
+mod on_redis;
+mod own;
 mod rows;
 
 fn contenders() -> usize {
