@@ -144,8 +144,8 @@ impl EtcdLocks {
         self.gateway.ask("kv/txn", &asked).await
     }
 
-    /// Who has a key that was found, if it is not this very wish's.
-    async fn theirs(&self, found: &KeyValue) -> Result<Option<Inspected>, LockError> {
+    /// Who has a key that was found; for no time any more if it is gone by now.
+    async fn seen(&self, found: &KeyValue) -> Result<Inspected, LockError> {
         let asked = json!({"ID": found.lease.to_string()});
         let left: Left = self.gateway.ask("lease/timetolive", &asked).await?;
         // A key without a lease never ends: somebody else has made it.
@@ -153,24 +153,20 @@ impl EtcdLocks {
             _ if found.lease == 0 => Duration::MAX,
             // A part of a second is cut off.
             0.. => Duration::from_secs((left.ttl.unsigned_abs() + 1).min(left.granted)),
-            _ => return Ok(None),
+            _ => Duration::ZERO,
         };
         let owner = found.holder().map_or_else(|| found.text(), |holder| holder.owner);
-        Ok(Some(Inspected { owner, fence: Fence(found.create_revision), age: None, expires_in }))
+        Ok(Inspected { owner, fence: Fence(found.create_revision), age: None, expires_in })
     }
 
-    /// Ours by this very wish, theirs, or just gone.
-    async fn of_whom(
-        &self,
-        request: &Acquire,
-        found: &KeyValue,
-    ) -> Result<Option<Acquired>, LockError> {
+    /// Ours by this very wish, or another's.
+    async fn of_whom(&self, request: &Acquire, found: &KeyValue) -> Result<Acquired, LockError> {
         if found.is_of(&request.owner, request.nonce)
             && self.keep_alive(found.lease).await?.is_some()
         {
-            return Ok(Some(Acquired::Ours(lease_of(request, found.create_revision))));
+            return Ok(Acquired::Ours(lease_of(request, found.create_revision)));
         }
-        Ok(self.theirs(found).await?.map(Acquired::Theirs))
+        Ok(Acquired::Theirs(self.seen(found).await?))
     }
 }
 
@@ -193,10 +189,8 @@ impl LockProvider for EtcdLocks {
         self.check_open()?;
         let key = self.named(&request.key);
         // Whoever waits for a key only reads.
-        if let Some(found) = self.read(&key).await?
-            && let Some(answer) = self.of_whom(request, &found).await?
-        {
-            return Ok(answer);
+        if let Some(found) = self.read(&key).await? {
+            return self.of_whom(request, &found).await;
         }
         // Of the same wish always the same; 0 would leave the number to the server.
         let id = request.nonce.get().max(1);
@@ -211,14 +205,14 @@ impl LockProvider for EtcdLocks {
         if answer.succeeded {
             return Ok(Acquired::Ours(lease_of(request, answer.header.revision)));
         }
-        let answer = match answer.found() {
-            Some(found) => self.of_whom(request, &found).await?,
-            None => None,
-        };
-        if !matches!(answer, Some(Acquired::Ours(_))) {
+        let found = answer.found().ok_or_else(|| {
+            LockError::NotReady("etcd says that a key is there, and does not show it".into())
+        })?;
+        let answer = self.of_whom(request, &found).await?;
+        if let Acquired::Theirs(_) = answer {
             self.revoke(id).await;
         }
-        answer.ok_or_else(|| LockError::Unavailable("the key became free this moment".into()))
+        Ok(answer)
     }
 
     async fn renew(&self, lease: &KeyLease, ttl: Duration) -> Result<Renewed, LockError> {
@@ -261,10 +255,8 @@ impl LockProvider for EtcdLocks {
 
     async fn inspect(&self, key: &PlainKey) -> Result<Option<Inspected>, LockError> {
         self.check_open()?;
-        match self.read(&self.named(key)).await? {
-            Some(found) => self.theirs(&found).await,
-            None => Ok(None),
-        }
+        let Some(found) = self.read(&self.named(key)).await? else { return Ok(None) };
+        Ok(Some(self.seen(&found).await?).filter(|held| !held.expires_in.is_zero()))
     }
 
     async fn close(&self) {
