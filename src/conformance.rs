@@ -1,4 +1,5 @@
-//! What every lock provider promises, as a test that anybody can run against a provider of their own.
+//! What every lock provider promises, and what the library makes of it, as a test that anybody can run
+//! against a provider of their own.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::{
 };
 
 mod exclusion;
+mod handles;
 mod keys;
 mod time;
 
@@ -127,6 +129,15 @@ promises! {
         a_key_that_is_renewed_stays_held
         what_is_past_its_time_is_not_renewed
         a_former_holder_changes_nothing_of_the_next_one
+    }
+    handles {
+        a_handle_renews_itself_for_as_long_as_it_lives
+        a_handle_that_does_not_renew_itself_is_lost_before_another_takes_its_key
+        a_loss_is_reported_in_time_though_the_provider_never_answers
+        a_lock_is_entered_again_by_its_incarnation_and_the_last_handle_frees_it
+        a_held_key_is_asked_for_as_often_as_was_said
+        a_handle_that_is_dropped_is_released_in_the_background
+        callers_that_stop_waiting_leave_nothing_locked
     }
     keys {
         keys_differ_byte_by_byte

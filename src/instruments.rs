@@ -4,6 +4,10 @@
 //! Names and meanings: `orchestrator_worker_` and what each `register` below says; seconds and
 //! bytes throughout.
 
+mod locks;
+
+pub use locks::LockMetrics;
+
 use std::{
     collections::HashSet,
     sync::{Mutex, atomic::AtomicU64},

@@ -11,11 +11,12 @@
 //! |---|---|---|
 //! | 6 | [`cli`] | the commands, what they print, and their exit codes |
 //! | 5 | [`app`] | puts a process together; the only one that names a concrete store or runner |
+//! | 5 | [`conformance`] | what a lock provider promises, as a test that anybody can run |
+//! | 4 | [`orchestrator`] | the library of the lock guide: locks, and executions by one's own program |
 //! | 4 | [`config`] | defaults, file, environment and flags, into one checked [`Config`](config::Config) |
 //! | 3 | [`telemetry`] | logs and spans |
 //! | 3 | [`signals`] | the first signal drains, the second aborts |
 //! | 3 | [`admin`] | probes and metrics over HTTP |
-//! | 2 | [`conformance`] | what a lock provider promises, as a test that anybody can run |
 //! | 2 | [`worker`] | the loops: look for work, drive it, renew leases, watch others, go away |
 //! | 2 | [`adapters`] | SQLite, MySQL and the runners of steps; blind to the worker, as it is to them |
 //! | 1 | [`ports`] | what the worker asks of the world, in the domain's types |
@@ -106,6 +107,7 @@ pub mod config;
 pub mod conformance;
 pub mod domain;
 pub mod instruments;
+pub mod orchestrator;
 pub mod ports;
 pub mod signals;
 pub mod telemetry;

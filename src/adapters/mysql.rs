@@ -81,7 +81,7 @@ mod templates;
 mod tidy;
 mod work;
 
-pub use address::Tls;
+pub use address::{Given, Tls};
 pub use password::{PasswordFile, PasswordFileError};
 
 /// How to reach a database, and with how many connections.
@@ -89,6 +89,8 @@ pub use password::{PasswordFile, PasswordFileError};
 pub struct Settings {
     /// `mysql://user:password@host:3306/database`
     pub url: SecretString,
+    /// In place of the URL, TLS and all.
+    pub given: Option<Given>,
     /// Where the password stands, in place of one in the URL; read at every connect.
     pub password_file: Option<PasswordFile>,
     pub tls: Tls,
@@ -104,10 +106,16 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The same, to where a pool of the program connects.
+    pub fn of_given(given: Given) -> Self {
+        Self { given: Some(given), ..Self::new(SecretString::default()) }
+    }
+
     /// Two lanes for leases, four for work, times in UTC, identity verified.
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
+            given: None,
             password_file: None,
             tls: Tls::VerifyIdentity,
             lease_lanes: 2,
@@ -140,7 +148,10 @@ impl MySqlStore {
     pub async fn open(settings: Settings) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared::new(settings.lock_table));
         let entrance = Entrance {
-            address: Address::try_new(&settings.url, settings.password_file, settings.tls)?,
+            address: match &settings.given {
+                Some(given) => Address::of_given(given)?,
+                None => Address::try_new(&settings.url, settings.password_file, settings.tls)?,
+            },
             purpose: Purpose::Work,
             time_offset: time_offset(&settings.time_offset)?,
             single_writer: settings.single_writer,

@@ -70,6 +70,7 @@ fn sqlite_settings(place: &Sqlite) -> sqlite::Settings {
 fn mysql_settings(mysql: &MySql) -> mysql::Settings {
     mysql::Settings {
         url: mysql.url.clone(),
+        given: None,
         password_file: mysql.password_file.clone().map(PasswordFile::new),
         tls: match mysql.tls {
             Tls::VerifyIdentity => mysql::Tls::VerifyIdentity,

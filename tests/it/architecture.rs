@@ -10,17 +10,18 @@ use std::{collections::BTreeSet, fs, path::Path};
 use paths::{Named, Source, Target};
 
 /// Every top-level module, lowest floor first, with the modules that it may name.
-const FLOORS: [(&str, &[&str]); 13] = [
+const FLOORS: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("ports", &["domain"]),
     ("instruments", &["domain"]),
     ("clock", &["domain"]),
-    ("conformance", &["domain", "ports", "instruments", "clock"]),
     ("worker", &["domain", "ports", "instruments", "clock"]),
     ("adapters", &["domain", "ports", "instruments", "clock"]),
     ("telemetry", &["domain", "ports", "instruments", "clock", "worker"]),
     ("signals", &["domain", "ports", "instruments", "clock", "worker"]),
     ("admin", &["domain", "ports", "instruments", "clock", "worker"]),
+    ("orchestrator", &["domain", "ports", "instruments", "clock", "worker", "adapters"]),
+    ("conformance", &["domain", "ports", "instruments", "clock", "orchestrator"]),
     // Of adapters, only their settings: see `Settings` below.
     (
         "config",

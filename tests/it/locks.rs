@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod faults;
+mod library;
 mod network;
 mod on_etcd;
 mod on_redis;

@@ -4,7 +4,7 @@
 //! **Invariant:** the password goes into the driver's options and nowhere else; no sentence made
 //! here holds it.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use log::LevelFilter;
 use secrecy::{ExposeSecret, SecretString};
@@ -31,6 +31,23 @@ pub enum Tls {
 const STATEMENTS: usize = 80;
 
 const EXAMPLE: &str = "mysql://user:password@host:3306/database";
+
+/// How a pool of the program that uses this library connects.
+#[derive(Clone)]
+pub struct Given(Box<MySqlConnectOptions>);
+
+impl Given {
+    pub fn new(options: &MySqlConnectOptions) -> Self {
+        Self(Box::new(options.clone()))
+    }
+}
+
+impl fmt::Debug for Given {
+    /// They may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given(..)")
+    }
+}
 
 /// A checked database URL.
 #[derive(Clone)]
@@ -62,9 +79,22 @@ impl Address {
                  %40 %3A %2F %23 %3F %25"
             ))
         })?;
-        let Some(database) = options.get_database().map(str::to_owned) else {
-            return Err(bad("names no database"));
-        };
+        Self::of_options(options, password_file, Some(tls)).ok_or_else(|| bad("names no database"))
+    }
+
+    /// With the TLS mode that it has already.
+    pub fn of_given(given: &Given) -> Result<Self, Fault> {
+        Self::of_options((*given.0).clone(), None, None)
+            .ok_or_else(|| Fault::NotReady("the options of the pool name no database".into()))
+    }
+
+    /// `None`: they name no database.
+    fn of_options(
+        options: MySqlConnectOptions,
+        password_file: Option<PasswordFile>,
+        tls: Option<Tls>,
+    ) -> Option<Self> {
+        let database = options.get_database()?.to_owned();
         let host = options.get_host().trim_matches(['[', ']']).to_owned();
         let server = options.get_socket().map_or_else(
             || format!("{host}:{}", options.get_port()),
@@ -72,9 +102,12 @@ impl Address {
         );
         let is_local = options.get_socket().is_some() || is_loopback(&host);
         let user = options.get_username().to_owned();
+        let options = match tls {
+            Some(tls) => options.ssl_mode(ssl_mode(tls, is_local)),
+            None => options,
+        };
         let options = options
             .host(&host)
-            .ssl_mode(ssl_mode(tls, is_local))
             .statement_cache_capacity(STATEMENTS)
             // The session is prepared by `session.rs` alone.
             .timezone(None)
@@ -83,7 +116,7 @@ impl Address {
             // Without their values, and no statement is told from the others for being slow.
             .log_statements(LevelFilter::Trace)
             .log_slow_statements(LevelFilter::Off, Duration::MAX);
-        Ok(Self { options, password_file, server, user, database })
+        Some(Self { options, password_file, server, user, database })
     }
 
     pub async fn connect(&self) -> Result<MySqlConnection, Fault> {

@@ -1,0 +1,232 @@
+//! The library of the lock guide: an orchestrator for programs of one's own, and its locks.
+//!
+//! ```
+//! use orchestrator_worker::orchestrator::Orchestrator;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let orchestrator = Orchestrator::in_memory();
+//! let handle = orchestrator.lock("reports:daily").await?;
+//! assert!(handle.is_held());
+//! handle.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Invariant:** an orchestrator is one incarnation: what it holds is held by all its clones and by
+//! nobody else.
+
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
+use crate::{
+    adapters::sqlite::SqlitePath,
+    domain::id::Owner,
+    instruments::LockMetrics,
+    ports::lock::{Inspected, LockError},
+};
+
+mod config;
+mod database;
+mod handle;
+mod hold;
+mod locks;
+mod registry;
+mod slots;
+
+use config::Checked;
+pub use config::{LockConfig, LockConfigError, MySqlLockConfig};
+pub use database::Database;
+use database::Opened;
+pub use handle::LeaseHandle;
+pub use locks::{LockOptions, Locks};
+pub use registry::{NameTaken, ProviderRegistry};
+
+/// Executes workflows and takes locks on one database. A clone is the same orchestrator.
+#[derive(Clone)]
+pub struct Orchestrator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    config: LockConfig,
+    checked: Checked,
+    owner: Owner,
+    providers: ProviderRegistry,
+    metrics: LockMetrics,
+    opened: OnceCell<Opened>,
+    locks: OnceCell<Locks>,
+}
+
+/// An orchestrator that is still being described.
+pub struct OrchestratorBuilder {
+    database: Database,
+    config: LockConfig,
+    owner: Owner,
+    providers: ProviderRegistry,
+    metrics: LockMetrics,
+}
+
+impl OrchestratorBuilder {
+    /// The guide's defaults if it is not called.
+    #[must_use]
+    pub fn lock_config(mut self, config: LockConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Who holds what: the pod's name, say; else the host's name and some random letters.
+    #[must_use]
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// Providers of one's own.
+    #[must_use]
+    pub fn providers(mut self, providers: ProviderRegistry) -> Self {
+        self.providers = providers;
+        self
+    }
+
+    /// Metrics that are registered elsewhere.
+    #[must_use]
+    pub fn metrics(mut self, metrics: LockMetrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Refuses a configuration that cannot be kept. Nothing is opened yet.
+    pub fn build(self) -> Result<Orchestrator, LockConfigError> {
+        let checked = self.config.check()?;
+        self.providers.check(&self.config)?;
+        let Self { database, config, owner, providers, metrics } = self;
+        let inner = Inner {
+            database,
+            config,
+            checked,
+            owner,
+            providers,
+            metrics,
+            opened: OnceCell::new(),
+            locks: OnceCell::new(),
+        };
+        Ok(Orchestrator { inner: Arc::new(inner) })
+    }
+}
+
+impl Orchestrator {
+    /// With the locks of the database itself, as the guide has them. It is opened when it is first
+    /// needed.
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self::builder(database).build().expect("the defaults can be kept")
+    }
+
+    pub fn with_lock_config(
+        database: impl Into<Database>,
+        config: LockConfig,
+    ) -> Result<Self, LockConfigError> {
+        Self::builder(database).lock_config(config).build()
+    }
+
+    /// Without a server, for tests: its workflows and its locks are gone with it.
+    pub fn in_memory() -> Self {
+        Self::builder(Database::Sqlite(SqlitePath::Memory { name: None }))
+            .lock_config(LockConfig {
+                provider: LockConfig::MEMORY.into(),
+                ..LockConfig::default()
+            })
+            .build()
+            .expect("the defaults can be kept")
+    }
+
+    pub fn builder(database: impl Into<Database>) -> OrchestratorBuilder {
+        OrchestratorBuilder {
+            database: database.into(),
+            config: LockConfig::default(),
+            owner: own_name(),
+            providers: ProviderRegistry::default(),
+            metrics: LockMetrics::default(),
+        }
+    }
+
+    pub fn owner(&self) -> &Owner {
+        &self.inner.owner
+    }
+
+    /// Of all its locks.
+    pub fn metrics(&self) -> &LockMetrics {
+        &self.inner.metrics
+    }
+
+    /// Its locks, with everything that they can do; made when they are first needed. Needs a tokio
+    /// runtime, which renews and releases.
+    pub async fn locks(&self) -> Result<Locks, LockError> {
+        let made = self.inner.locks.get_or_try_init(|| async {
+            let provider = match self.inner.providers.make(&self.inner.config).await {
+                Some(made) => made?,
+                None => self.opened().await?.locks.clone(),
+            };
+            let Inner { owner, checked, metrics, .. } = &*self.inner;
+            Ok(Locks::of_checked(provider, owner.clone(), checked.clone(), metrics.clone()))
+        });
+        made.await.cloned()
+    }
+
+    async fn opened(&self) -> Result<&Opened, LockError> {
+        let Inner { database, checked, opened, .. } = &*self.inner;
+        Ok(opened.get_or_try_init(|| database.open(&checked.lock_table)).await?)
+    }
+
+    /// [`Locks::lock`]
+    pub async fn lock(&self, key: &str) -> Result<LeaseHandle, LockError> {
+        self.locks().await?.lock(key).await
+    }
+
+    /// [`Locks::lock_with`]
+    pub async fn lock_with(
+        &self,
+        key: &str,
+        options: LockOptions,
+    ) -> Result<LeaseHandle, LockError> {
+        self.locks().await?.lock_with(key, options).await
+    }
+
+    /// [`Locks::lock_workflow_execution`]
+    pub async fn lock_workflow_execution(&self, id: &str) -> Result<LeaseHandle, LockError> {
+        self.locks().await?.lock_workflow_execution(id).await
+    }
+
+    /// [`Locks::lock_workflow_template`]
+    pub async fn lock_workflow_template(&self, id: &str) -> Result<LeaseHandle, LockError> {
+        self.locks().await?.lock_workflow_template(id).await
+    }
+
+    /// [`Locks::inspect`]
+    pub async fn inspect(&self, key: &str) -> Result<Option<Inspected>, LockError> {
+        self.locks().await?.inspect(key).await
+    }
+
+    /// [`Locks::is_locked`]
+    pub async fn is_locked(&self, key: &str) -> Result<Option<String>, LockError> {
+        self.locks().await?.is_locked(key).await
+    }
+
+    /// [`Locks::close`]
+    pub async fn close(&self) {
+        if let Some(locks) = self.inner.locks.get() {
+            locks.close().await;
+        }
+    }
+}
+
+/// `hostname-xxxxxx`, random, so that two incarnations on one host differ.
+fn own_name() -> Owner {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |c: char| if c.is_ascii_graphic() { c } else { '-' };
+    let host: String = host.trim_start_matches('~').chars().take(200).map(plain).collect();
+    let random: u32 = rand::random();
+    Owner::try_new(&format!("{host}-{:06x}", random >> 8)).expect("printable ASCII, and short")
+}
