@@ -33,6 +33,8 @@ mod handle;
 mod hold;
 mod locks;
 mod registry;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod servers;
 mod slots;
 
 use config::Checked;
@@ -42,6 +44,12 @@ use database::Opened;
 pub use handle::LeaseHandle;
 pub use locks::{LockOptions, Locks};
 pub use registry::{NameTaken, ProviderRegistry};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub use servers::TlsFiles;
+#[cfg(feature = "etcd")]
+pub use servers::etcd::EtcdLockConfig;
+#[cfg(feature = "redis")]
+pub use servers::redis::RedisLockConfig;
 
 /// Executes workflows and takes locks on one database. A clone is the same orchestrator.
 #[derive(Clone)]
@@ -102,6 +110,10 @@ impl OrchestratorBuilder {
     pub fn build(self) -> Result<Orchestrator, LockConfigError> {
         let checked = self.config.check()?;
         self.providers.check(&self.config)?;
+        let is_mysql = matches!(self.database, Database::MySql(_));
+        if self.config.provider == LockConfig::MYSQL && !is_mysql {
+            return Err(LockConfigError::NoMySql);
+        }
         let Self { database, config, owner, providers, metrics } = self;
         let inner = Inner {
             database,

@@ -49,9 +49,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    pub const TIMEOUT: Duration = Duration::from_secs(3);
     pub const PREFIX: &str = "/orchestrator/locks/";
 
-    /// Without a user, with the system's certificates; 3 seconds for each answer.
+    /// Without a user, with the system's certificates.
     pub fn new(endpoints: Vec<Url>) -> Self {
         Self {
             endpoints,
@@ -59,7 +60,7 @@ impl Settings {
             ca: Vec::new(),
             identity: None,
             prefix: Self::PREFIX.into(),
-            timeout: Duration::from_secs(3),
+            timeout: Self::TIMEOUT,
         }
     }
 }

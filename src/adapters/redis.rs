@@ -53,9 +53,10 @@ pub struct Sentinels {
 }
 
 impl Settings {
+    pub const TIMEOUT: Duration = Duration::from_secs(3);
     pub const PREFIX: &str = "orchestrator:";
 
-    /// Of one server, with the system's certificates; 3 seconds for each answer.
+    /// Of one server, with the system's certificates.
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
@@ -63,7 +64,7 @@ impl Settings {
             ca: Vec::new(),
             identity: None,
             prefix: Self::PREFIX.into(),
-            timeout: Duration::from_secs(3),
+            timeout: Self::TIMEOUT,
         }
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use orchestrator_worker::{
     adapters::etcd::{EtcdLocks, Settings},
     conformance,
+    orchestrator::{EtcdLockConfig, LockConfig},
     ports::lock::{LockError, LockProvider, Renewed},
 };
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    contenders,
+    a_lock_excludes_and_grows_its_fence, contenders,
     faults::{self, PATIENCE, taken},
     key,
     own::Own,
@@ -179,4 +180,18 @@ async fn a_server_must_prove_its_name_and_its_users_theirs() {
     let token = tell("auth/authenticate", asked, None).await["token"].as_str().map(str::to_owned);
     tell("auth/user/add", json!({"name": "later", "password": "x"}), token.as_deref()).await;
     assert_eq!(locks.renew(&lease, Duration::from_secs(60)).await, Ok(Renewed::Held));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_enough_to_lock_in_it() {
+    let config = LockConfig {
+        provider: "etcd".into(),
+        etcd: EtcdLockConfig {
+            endpoints: vec![etcd_url()],
+            key_prefix: format!("test-{}:", Uuid::new_v4().simple()),
+            ..EtcdLockConfig::default()
+        },
+        ..LockConfig::default()
+    };
+    a_lock_excludes_and_grows_its_fence(config).await;
 }

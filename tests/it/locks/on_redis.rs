@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use orchestrator_worker::{
     adapters::redis::{RedisLocks, Sentinels, Settings},
     conformance,
+    orchestrator::{LockConfig, RedisLockConfig},
     ports::lock::{Acquired, LockError, LockProvider, Renewed},
 };
 use sqlx::{Connection, SqliteConnection, query};
@@ -13,7 +14,7 @@ use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use super::{
-    contenders,
+    a_lock_excludes_and_grows_its_fence, contenders,
     faults::{self, PATIENCE, answered, taken},
     key,
     own::Own,
@@ -208,4 +209,18 @@ async fn a_server_must_prove_its_name_and_its_users_theirs() {
     }
     let plain = settings(&format!("redis://{right}localhost:{}/", server.port));
     assert!(RedisLocks::open(plain).await.is_err(), "without TLS");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_enough_to_lock_in_it() {
+    let config = LockConfig {
+        provider: "redis".into(),
+        redis: RedisLockConfig {
+            url: redis_url(),
+            key_prefix: format!("test-{}:", Uuid::new_v4().simple()),
+            ..RedisLockConfig::default()
+        },
+        ..LockConfig::default()
+    };
+    a_lock_excludes_and_grows_its_fence(config).await;
 }
