@@ -24,6 +24,7 @@ use crate::{
     process::is_soak,
 };
 
+mod execute;
 mod library;
 mod network;
 mod rows;
