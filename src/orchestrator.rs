@@ -16,19 +16,36 @@
 //! **Invariant:** an orchestrator is one incarnation: what it holds is held by all its clones and by
 //! nobody else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OnceCell;
 
 use crate::{
-    adapters::sqlite::SqlitePath,
-    domain::id::Owner,
-    instruments::LockMetrics,
-    ports::lock::{Inspected, LockError},
+    adapters::{
+        runners::{
+            Runners,
+            func::FuncRegistry,
+            http::{HttpRunner, HttpSettings},
+            shell::ShellSettings,
+        },
+        sqlite::SqlitePath,
+    },
+    domain::{
+        egress::{Own, Owned, Place},
+        id::Owner,
+    },
+    instruments::{Instruments, LockMetrics},
+    ports::{
+        control::Control,
+        executions::StoreError,
+        lock::{Inspected, LockError},
+        runner::StepRunner,
+    },
 };
 
 mod config;
 mod database;
+mod execute;
 mod handle;
 mod hold;
 mod locks;
@@ -41,6 +58,8 @@ use config::Checked;
 pub use config::{LockConfig, LockConfigError, MySqlLockConfig};
 pub use database::Database;
 use database::Opened;
+pub use execute::{ExecuteError, Executed};
+use execute::{Executions, Parts};
 pub use handle::LeaseHandle;
 pub use locks::{LockOptions, Locks};
 pub use registry::{NameTaken, ProviderRegistry};
@@ -61,11 +80,16 @@ struct Inner {
     database: Database,
     config: LockConfig,
     checked: Checked,
-    owner: Owner,
     providers: ProviderRegistry,
     metrics: LockMetrics,
     opened: OnceCell<Opened>,
     locks: OnceCell<Locks>,
+    owner: Owner,
+    functions: FuncRegistry,
+    /// Made when it is first needed: it reads this machine's certificates.
+    runner: OnceLock<Arc<dyn StepRunner>>,
+    instruments: Arc<Instruments>,
+    executions: Executions,
 }
 
 /// An orchestrator that is still being described.
@@ -75,6 +99,8 @@ pub struct OrchestratorBuilder {
     owner: Owner,
     providers: ProviderRegistry,
     metrics: LockMetrics,
+    functions: FuncRegistry,
+    runner: Option<Arc<dyn StepRunner>>,
 }
 
 impl OrchestratorBuilder {
@@ -106,6 +132,20 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// What `func` steps may call; `noop`, `sleep`, `echo` and `fail` if it is not called.
+    #[must_use]
+    pub fn functions(mut self, functions: FuncRegistry) -> Self {
+        self.functions = functions;
+        self
+    }
+
+    /// Runs all steps, in place of the worker's own runners for `http`, `shell` and `func`.
+    #[must_use]
+    pub fn runner(mut self, runner: impl StepRunner) -> Self {
+        self.runner = Some(Arc::new(runner));
+        self
+    }
+
     /// Refuses a configuration that cannot be kept. Nothing is opened yet.
     pub fn build(self) -> Result<Orchestrator, LockConfigError> {
         let checked = self.config.check()?;
@@ -114,16 +154,20 @@ impl OrchestratorBuilder {
         if self.config.provider == LockConfig::MYSQL && !is_mysql {
             return Err(LockConfigError::NoMySql);
         }
-        let Self { database, config, owner, providers, metrics } = self;
+        let Self { database, config, owner, providers, metrics, functions, runner } = self;
         let inner = Inner {
             database,
             config,
             checked,
-            owner,
             providers,
             metrics,
             opened: OnceCell::new(),
             locks: OnceCell::new(),
+            owner,
+            functions,
+            runner: runner.map_or_else(OnceLock::new, OnceLock::from),
+            instruments: Arc::default(),
+            executions: Executions::default(),
         };
         Ok(Orchestrator { inner: Arc::new(inner) })
     }
@@ -161,6 +205,8 @@ impl Orchestrator {
             owner: own_name(),
             providers: ProviderRegistry::default(),
             metrics: LockMetrics::default(),
+            functions: FuncRegistry::default(),
+            runner: None,
         }
     }
 
@@ -187,9 +233,32 @@ impl Orchestrator {
         made.await.cloned()
     }
 
-    async fn opened(&self) -> Result<&Opened, LockError> {
+    async fn opened(&self) -> Result<&Opened, StoreError> {
         let Inner { database, checked, opened, .. } = &*self.inner;
-        Ok(opened.get_or_try_init(|| database.open(&checked.lock_table)).await?)
+        opened.get_or_try_init(|| database.open(&checked.lock_table)).await
+    }
+
+    /// Runs an execution to its end, here: it is claimed in the database as by every worker, due or not,
+    /// its lease renewed, and its steps driven. Of two who ask, in whatever process, one runs it and the
+    /// other is told who does. Shell steps need [`guardian`](crate::guardian()) at the beginning of the
+    /// program's `main`.
+    ///
+    /// A caller that stops waiting has the steps stopped and the execution handed back.
+    pub async fn execute_workflow(&self, id: &str) -> Result<Executed, ExecuteError> {
+        let Inner { database, functions, owner, runner, instruments, executions, .. } =
+            &*self.inner;
+        let runner = runner.get_or_init(|| Arc::new(runners(database, functions.clone())));
+        let parts = Parts {
+            owner: owner.clone(),
+            runner: runner.clone(),
+            instruments: instruments.clone(),
+        };
+        executions.execute(self.opened().await?, parts, id).await
+    }
+
+    /// Puts workflows in, submits executions, and looks at them.
+    pub async fn control(&self) -> Result<Arc<dyn Control>, StoreError> {
+        Ok(self.opened().await?.control.clone())
     }
 
     /// [`Locks::lock`]
@@ -226,12 +295,24 @@ impl Orchestrator {
         self.locks().await?.is_locked(key).await
     }
 
-    /// [`Locks::close`]
+    /// Hands back the executions under way, and does [`Locks::close`].
     pub async fn close(&self) {
+        self.inner.executions.close().await;
         if let Some(locks) = self.inner.locks.get() {
             locks.close().await;
         }
     }
+}
+
+/// Steps may not call the database itself.
+fn runners(database: &Database, functions: FuncRegistry) -> Runners {
+    let own = database.server().map(|(host, port)| Own {
+        what: Owned::Database,
+        place: Place::of_host(&host),
+        port,
+    });
+    let http = HttpSettings { own: own.into_iter().collect(), ..HttpSettings::default() };
+    Runners::new(Some(ShellSettings::default()), functions).with(HttpRunner::new(http))
 }
 
 /// `hostname-xxxxxx`, random, so that two incarnations on one host differ.

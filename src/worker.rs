@@ -16,13 +16,14 @@ pub mod poller;
 mod reaper;
 pub mod recorder;
 mod shared;
+mod single;
 mod spans;
 mod told;
 mod unclaimed;
 mod watchdog;
 mod watcher;
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinSet,
@@ -44,6 +45,7 @@ use self::{
 pub use self::{
     drain::Shutdown,
     shared::{Finished, Summary},
+    single::Single,
     spans::Tracing,
 };
 use crate::{
@@ -129,6 +131,37 @@ impl Worker {
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
     /// holds is handed back as in a drain.
     pub async fn run(self, shutdown: Shutdown) -> Result<Summary, WorkError> {
+        let deadline = self.settings.drain_deadline;
+        let mut running = self.begin(shutdown)?;
+        let (shared, drain) = (running.shared.clone(), running.shared.tools.drain.clone());
+        let mut watchers = JoinSet::new();
+        watchers.spawn(watcher::watch(shared.clone()));
+        watchers.spawn(reaper::reap(shared.clone()));
+        watchers.spawn(watcher::count(shared.clone()));
+
+        watchers.spawn(tell_of_drain(shared.clone()));
+
+        let work = async {
+            announce(&shared).await;
+            watcher::look_first(&shared).await;
+            claim_until_draining(&shared).await.map_err(WorkError::Store)
+        };
+        let worked = work_while_whole(&shared, &mut running.services, &mut watchers, work).await;
+        drain.begin();
+        // What they are taking over must not be lost; only when told to end now it is left to others.
+        tokio::select! {
+            biased;
+            () = drain.abort.cancelled() => watchers.abort_all(),
+            () = async { while watchers.join_next().await.is_some() {} } => {}
+        }
+        finish_drain(&shared, deadline).await;
+        drop(shared);
+        let summary = running.end().await;
+        worked.map(|_| summary)
+    }
+
+    /// Starts what every lease needs: the recorder, the keeper, the watchdog, and the drain.
+    fn begin(self, shutdown: Shutdown) -> Result<Running, WorkError> {
         let drain = Drain::default();
         let mut services = JoinSet::new();
         let recorder = Recorder::start(&self.store, &self.instruments, &mut services);
@@ -138,7 +171,7 @@ impl Worker {
             .map_err(WorkError::Watchdog)?;
         let done = CancellationToken::new();
         let deadline = self.settings.drain_deadline;
-        services.spawn(drain.clone().follow(shutdown, deadline, done.clone()));
+        services.spawn(drain.follow(shutdown, deadline, done.clone()));
         let keeper = Keeper {
             store: self.store,
             leases: shared.leases.clone(),
@@ -147,54 +180,50 @@ impl Worker {
             instruments: self.instruments,
         };
         services.spawn(keeper.run(done.clone()));
-        let mut watchers = JoinSet::new();
-        watchers.spawn(watcher::watch(shared.clone()));
-        watchers.spawn(reaper::reap(shared.clone()));
-        watchers.spawn(watcher::count(shared.clone()));
+        Ok(Running { shared, services, watchdog, done })
+    }
+}
 
-        watchers.spawn(tell_of_drain(shared.clone()));
+/// What holds leases.
+struct Running {
+    shared: Arc<Shared>,
+    services: JoinSet<()>,
+    watchdog: Watchdog,
+    done: CancellationToken,
+}
 
-        let worked = work_while_whole(&shared, &mut services, &mut watchers).await;
-        drain.begin();
-        // What they are taking over must not be lost; only when told to end now it is left to others.
-        tokio::select! {
-            biased;
-            () = drain.abort.cancelled() => watchers.abort_all(),
-            () = async { while watchers.join_next().await.is_some() {} } => {}
-        }
-        finish_drain(&shared, deadline).await;
+impl Running {
+    async fn end(self) -> Summary {
+        let Self { shared, mut services, watchdog, done } = self;
         done.cancel();
         let summary = shared.summary();
         drop(shared);
-        // Only what was abandoned above still holds a service; it ends with the runtime.
+        // Only what was abandoned before still holds a service; it ends with the runtime.
         timeout(LeaseTerms::KILL, async { while services.join_next().await.is_some() {} })
             .await
             .ok();
         drop(watchdog);
-        worked.map(|()| summary)
+        summary
     }
 }
 
 /// Works until the drain, and drains when a part ends before its time. What is being claimed is
-/// waited for, unless everything is to end now.
-async fn work_while_whole(
+/// waited for, unless everything is to end now: then there is no answer.
+async fn work_while_whole<T>(
     shared: &Arc<Shared>,
     services: &mut JoinSet<()>,
     watchers: &mut JoinSet<()>,
-) -> Result<(), WorkError> {
+    work: impl Future<Output = Result<T, WorkError>>,
+) -> Result<Option<T>, WorkError> {
     let drain = &shared.tools.drain;
-    let mut work = pin!(async {
-        announce(shared).await;
-        watcher::look_first(shared).await;
-        claim_until_draining(shared).await.map_err(WorkError::Store)
-    });
+    let mut work = pin!(work);
     let mut broken = false;
     let worked = loop {
         let whole = !broken && !drain.draining.is_cancelled();
         let ended = tokio::select! {
             biased;
-            () = drain.abort.cancelled() => break Ok(()),
-            worked = &mut work => break worked,
+            () = drain.abort.cancelled() => break Ok(None),
+            worked = &mut work => break worked.map(Some),
             Some(ended) = services.join_next(), if whole => ended,
             Some(ended) = watchers.join_next(), if whole => ended,
         };

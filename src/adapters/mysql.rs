@@ -44,7 +44,7 @@ use crate::{
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Queue, Remains, StoreError,
+            Named, Queue, Remains, StoreError,
         },
     },
 };
@@ -62,6 +62,7 @@ mod errors;
 mod facts;
 mod live;
 mod locks;
+mod named;
 mod oddities;
 mod password;
 mod plain;
@@ -109,6 +110,14 @@ impl Settings {
     /// The same, to where a pool of the program connects.
     pub fn of_given(given: Given) -> Self {
         Self { given: Some(given), ..Self::new(SecretString::default()) }
+    }
+
+    /// Host and port; `None` where the URL cannot be read.
+    pub fn server(&self) -> Option<(String, u16)> {
+        match &self.given {
+            Some(given) => Some(given.server()),
+            None => Given::of_url(&self.url).map(|given| given.server()),
+        }
     }
 
     /// Two lanes for leases, four for work, times in UTC, identity verified.
@@ -217,6 +226,14 @@ fn time_offset(text: &str) -> Result<String, Fault> {
 impl ExecutionStore for MySqlStore {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
         self.told(claim::claim(&self.work, &self.shared, as_who, limit).await)
+    }
+
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError> {
+        self.told(named::claim(&self.work, &self.shared, as_who, execution).await)
     }
 
     async fn renew(

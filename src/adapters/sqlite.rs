@@ -54,8 +54,8 @@ use crate::{
         recovery::{Held, TakeOver},
     },
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Queue,
-        Remains, StoreError,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Named,
+        Queue, Remains, StoreError,
     },
 };
 
@@ -186,6 +186,18 @@ impl ExecutionStore for SqliteStore {
         let (shared, as_who) = (self.shared.clone(), as_who.clone());
         self.on(&self.work, move |c| {
             Box::pin(async move { claim::claim(c, &shared, &as_who, limit).await })
+        })
+        .await
+    }
+
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError> {
+        let (shared, as_who, execution) = (self.shared.clone(), as_who.clone(), execution.clone());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { claim::claim_named(c, &shared, &as_who, &execution).await })
         })
         .await
     }

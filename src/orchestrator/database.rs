@@ -15,7 +15,7 @@ use crate::{
     domain::lock_table::LockTable,
     ports::{
         control::{Control, ControlError},
-        executions::StoreError,
+        executions::{ExecutionStore, StoreError},
         lock::LockProvider,
     },
 };
@@ -69,18 +69,27 @@ impl From<mysql::Settings> for Database {
 
 /// An open database, in its roles.
 pub(super) struct Opened {
+    pub executions: Arc<dyn ExecutionStore>,
     pub control: Arc<dyn Control>,
     pub locks: Arc<dyn LockProvider>,
 }
 
 impl Opened {
-    fn new<S: Control + LockProvider>(store: S) -> Self {
+    fn new<S: ExecutionStore + Control + LockProvider>(store: S) -> Self {
         let store = Arc::new(store);
-        Self { control: store.clone(), locks: store }
+        Self { executions: store.clone(), control: store.clone(), locks: store }
     }
 }
 
 impl Database {
+    /// Where it listens, if steps could call it.
+    pub(super) fn server(&self) -> Option<(String, u16)> {
+        match self {
+            Self::MySql(settings) => settings.server(),
+            Self::Sqlite(_) => None,
+        }
+    }
+
     /// An SQLite file is migrated; a MySQL database is not.
     pub(super) async fn open(&self, lock_table: &LockTable) -> Result<Opened, StoreError> {
         match self {

@@ -14,7 +14,7 @@ use crate::domain::{
     execution::{AttemptOutcome, ExecutionState},
     id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
     intake::{StepSlot, Supported},
-    lease::{Lease, Renewal},
+    lease::{Holding, Lease, Renewal},
     plan::{Finish, Plan, Progress, Recorded, plan},
     recovery::{Cause, Held, TakeOver},
     trace::Origin,
@@ -26,6 +26,14 @@ use crate::domain::{
 pub trait ExecutionStore: Send + Sync + 'static {
     /// Claims up to `limit` pending, due executions, oldest first, and starts their first steps.
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError>;
+
+    /// Claims this very execution if it is pending, whether it is due or backlog, and starts its first
+    /// steps; one whose template is paused is left alone.
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError>;
 
     /// Renews all leases in one statement; one answer a lease, in their order. A lock row that is
     /// missing while its execution still carries the lease is re-asserted. Rows that somebody keeps
@@ -132,6 +140,16 @@ impl Batch {
         self.refused.extend(other.refused);
         self.tidied.extend(other.tidied);
     }
+}
+
+/// What became of the claim of one execution.
+#[derive(Debug)]
+pub enum Named {
+    /// It was pending: it is claimed, put back for a while, or failed.
+    Met(Batch),
+    /// It is not pending; or it is, and its template is paused or somebody keeps its row locked.
+    Stands(Holding),
+    Missing,
 }
 
 /// An execution that this process now holds.

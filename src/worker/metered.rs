@@ -18,8 +18,8 @@ use crate::{
     },
     instruments::{ByKind, ByOperation, Instruments, as_seconds},
     ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Queue,
-        Remains, StoreError,
+        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Named,
+        Queue, Remains, StoreError,
     },
 };
 
@@ -75,6 +75,14 @@ fn kind_of(error: &StoreError) -> &'static str {
 impl ExecutionStore for Metered {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
         self.count(self.timed("claim", self.store.claim(as_who, limit)).await)
+    }
+
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError> {
+        self.count(self.timed("claim_named", self.store.claim_named(as_who, execution)).await)
     }
 
     async fn renew(

@@ -25,6 +25,7 @@ use crate::{
     process::is_soak,
 };
 
+mod execute;
 mod faults;
 mod library;
 mod network;

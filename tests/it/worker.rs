@@ -24,7 +24,7 @@ use orchestrator_worker::{
         control::{About, Control, Start, Submission},
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Queue, Remains, StoreError,
+            Named, Queue, Remains, StoreError,
         },
     },
     worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
@@ -65,6 +65,14 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
         self.mischief.claim().await;
         self.store.claim(as_who, limit).await
+    }
+
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError> {
+        self.store.claim_named(as_who, execution).await
     }
 
     async fn renew(

@@ -42,6 +42,17 @@ impl Given {
     }
 }
 
+impl Given {
+    pub(super) fn of_url(url: &SecretString) -> Option<Self> {
+        MySqlConnectOptions::from_str(url.expose_secret()).ok().map(|it| Self(Box::new(it)))
+    }
+
+    /// Host, without brackets, and port.
+    pub(super) fn server(&self) -> (String, u16) {
+        (self.0.get_host().trim_matches(['[', ']']).to_owned(), self.0.get_port())
+    }
+}
+
 impl fmt::Debug for Given {
     /// They may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,7 +56,7 @@ pub(super) async fn claim(
     if shared.suspects.are_none() {
         let draft = Draft::default();
         let within = haste.limit(&Batch::default());
-        match transact(lanes, shared, who, limit.min(MOST), None, within, &draft).await {
+        match transact(lanes, shared, who, limit.min(MOST), Which::Due, within, &draft).await {
             Err(fault) if !draft.suspects(&fault).is_empty() => {
                 shared.suspects.set(draft.suspects(&fault));
                 if !haste.has_time() {
@@ -69,18 +69,46 @@ pub(super) async fn claim(
     one_by_one(lanes, shared, who, limit, haste).await
 }
 
-async fn transact(
+/// Which executions a transaction is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Due,
+    /// This one, if it is due; no row of it is waited for.
+    Suspect(ExecutionId),
+    /// This one, due or not.
+    Named(ExecutionId),
+}
+
+impl Which {
+    /// The key that leads to them, and a condition with a value.
+    const fn conditions(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Due => ("ow_poll", " AND ow_due <= NOW(3)"),
+            Self::Suspect(_) => ("PRIMARY", " AND ow_due <= NOW(3) AND id=?"),
+            Self::Named(_) => ("PRIMARY", " AND id=?"),
+        }
+    }
+
+    const fn id(&self) -> Option<&ExecutionId> {
+        match self {
+            Self::Due => None,
+            Self::Suspect(id) | Self::Named(id) => Some(id),
+        }
+    }
+}
+
+pub(super) async fn transact(
     lanes: &Lanes<Entrance>,
     shared: &Shared,
     who: &Claimant,
     limit: usize,
-    only: Option<ExecutionId>,
+    which: Which,
     within: Duration,
     draft: &Draft,
 ) -> Result<Batch, Fault> {
     let turn = shared.claiming.clone().lock_owned().await;
     let (who, draft) = (who.clone(), draft.clone());
-    let work = ClaimWork { who, limit, only, draft: draft.clone(), _turn: turn };
+    let work = ClaimWork { who, limit, which, draft: draft.clone(), _turn: turn };
     match run(lanes, within, work).await {
         Err(fault) => draft.resolve(lanes, fault).await,
         done => done,
@@ -100,8 +128,8 @@ async fn one_by_one(
     while all.claims.len() < limit && haste.has_time() {
         let Some(execution) = shared.suspects.take() else { break };
         let (draft, within) = (Draft::default(), haste.limit(&all));
-        let only = Some(execution.clone());
-        let fault = match transact(lanes, shared, who, 1, only, within, &draft).await {
+        let which = Which::Suspect(execution.clone());
+        let fault = match transact(lanes, shared, who, 1, which, within, &draft).await {
             Ok(batch) => {
                 all.extend(batch);
                 continue;
@@ -130,8 +158,7 @@ async fn one_by_one(
 struct ClaimWork {
     who: Claimant,
     limit: usize,
-    /// This execution and no other.
-    only: Option<ExecutionId>,
+    which: Which,
     draft: Draft,
     /// Held until the job has ended, whoever still waits for it.
     _turn: OwnedMutexGuard<()>,
@@ -156,7 +183,7 @@ impl Work for ClaimWork {
             session.rollback().await?;
             return Ok(Batch::default());
         }
-        if let Some(execution) = &self.only {
+        if let Which::Suspect(execution) = &self.which {
             let template = pinned[0].template.as_ref();
             let template_key = self.who.eligibility.template_key(template);
             apart::lock_at_once(session, &facts, execution, template_key).await?;
@@ -201,23 +228,20 @@ struct Pinned {
 async fn pin(
     session: &mut Session,
     limit: usize,
-    only: Option<&ExecutionId>,
+    which: &Which,
     eligible: &Eligible,
 ) -> Result<Vec<Pinned>, Fault> {
-    let (index, further) = match only {
-        None => ("ow_poll", ""),
-        Some(_) => ("PRIMARY", " AND id=?"),
-    };
+    let (index, further) = which.conditions();
     let sql = format!(
         "SELECT id, template_id, ow_plan, CAST(started_at AS CHAR), {AGE}, \
          CAST(GREATEST(ow_fence + 1, TIMESTAMPDIFF(MICROSECOND,'1970-01-01',UTC_TIMESTAMP(6))) \
          AS UNSIGNED), {} FROM workflow_executions FORCE INDEX ({index}) \
-         WHERE status='pending' AND ow_due <= NOW(3) AND ow_fence < 9000000000000000000{further}{} \
+         WHERE status='pending' AND ow_fence < 9000000000000000000{further}{} \
          ORDER BY ow_due, id LIMIT ? FOR UPDATE SKIP LOCKED",
         admit::select_origin(),
         eligible.sql()
     );
-    let ask = only.into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
+    let ask = which.id().into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
     let ask = eligible.bind(ask);
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     session.rows(ask.bind(limit)).await?.iter().map(pinned).collect()
@@ -244,6 +268,11 @@ impl ClaimWork {
         facts: &Facts,
     ) -> Result<Option<Eligible>, Fault> {
         let wanted = &self.who.eligibility;
+        if let Which::Named(_) = self.which {
+            return Ok(Eligible::of_free_templates(session, wanted, facts)
+                .await?
+                .map(Eligible::whatever_its_age));
+        }
         if !is_any_due(session, &Eligible::by_due_time(wanted, facts)).await? {
             return Ok(None);
         }
@@ -267,7 +296,7 @@ impl ClaimWork {
         loop {
             let before = all.len();
             let room = self.limit - before;
-            let found = pin(session, room, self.only.as_ref(), &eligible).await?;
+            let found = pin(session, room, &self.which, &eligible).await?;
             let was_all = found.len() < room;
             all.extend(found.into_iter().filter(|row| {
                 met.insert(row.execution.clone())

@@ -97,6 +97,11 @@ impl Eligible {
         Ok(eligible.unless_nothing())
     }
 
+    /// The same, backlog and all.
+    pub fn whatever_its_age(self) -> Self {
+        Self { due_since: None, ..self }
+    }
+
     fn unless_nothing(self) -> Option<Self> {
         (!self.templates.is_nothing()).then_some(self)
     }

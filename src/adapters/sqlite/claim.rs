@@ -12,7 +12,7 @@ use super::{
     admission::Candidate,
     eligible::{Eligible, is_eligible},
     errors::Failure,
-    locks,
+    locks, renew,
     rows::{Cells, signed},
     session::Moment,
     taking::{Taking, put_back},
@@ -20,11 +20,11 @@ use super::{
 use crate::{
     domain::{
         deferral::Deferral,
-        id::{Fence, LockKey},
+        id::{ExecutionId, Fence, LockKey},
         intake::HALF_MADE,
         trace::Origin,
     },
-    ports::executions::{Batch, Claimant},
+    ports::executions::{Batch, Claimant, Named},
 };
 
 pub(super) async fn claim(
@@ -38,8 +38,36 @@ pub(super) async fn claim(
         return Ok(Batch::default());
     }
     let mut moment = Moment::write(connection).await?;
-    let now = moment.now.clone();
     let pinned = pin_all(&mut moment, as_who, limit, eligible).await?;
+    take(moment, shared, as_who, pinned).await
+}
+
+/// This very execution, whether it is due or not.
+pub(super) async fn claim_named(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    as_who: &Claimant,
+    execution: &ExecutionId,
+) -> Result<Named, Failure> {
+    let eligible = Eligible::of_free_templates(connection, &as_who.eligibility).await?;
+    let eligible = eligible.whatever_its_age();
+    let mut moment = Moment::write(connection).await?;
+    let pinned = pin(&mut moment, 1, &eligible, Some(execution)).await?;
+    if !pinned.is_empty() {
+        return Ok(Named::Met(take(moment, shared, as_who, pinned).await?));
+    }
+    let holding = renew::read(&mut moment, execution).await?;
+    moment.rollback().await?;
+    Ok(holding.map_or(Named::Missing, Named::Stands))
+}
+
+async fn take(
+    mut moment: Moment<'_>,
+    shared: &Shared,
+    as_who: &Claimant,
+    pinned: Vec<Candidate>,
+) -> Result<Batch, Failure> {
+    let now = moment.now.clone();
     let templates =
         pinned.iter().filter_map(|c| as_who.eligibility.template_key(c.template.as_ref()));
     let keys = locks::keys(pinned.iter().map(|c| &c.execution)).chain(templates);
@@ -90,7 +118,7 @@ async fn pin_all(
     loop {
         let before = all.len();
         let room = limit - before;
-        let found = pin(moment, room, &eligible).await?;
+        let found = pin(moment, room, &eligible, None).await?;
         let was_all = found.len() < room;
         all.extend(found.into_iter().filter(|it| {
             met.insert(it.execution.clone())
@@ -107,25 +135,29 @@ async fn pin(
     moment: &mut Moment<'_>,
     limit: usize,
     eligible: &Eligible,
+    named: Option<&ExecutionId>,
 ) -> Result<Vec<Candidate>, Failure> {
     let now = moment.now.clone();
+    let which = match named {
+        None => "INDEXED BY ow_poll WHERE ow_due<=?4",
+        Some(_) => "WHERE id=?7",
+    };
     let sql = format!(
         "SELECT id, template_id, ow_plan,
                 max(ow_fence+1, CAST(unixepoch(?4,'subsec')*1000000 AS INTEGER)) AS fence,
                 CAST((unixepoch(?4,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age,
                 {ORIGIN}
-           FROM workflow_executions INDEXED BY ow_poll
-          WHERE status='pending' AND ow_due<=?4 AND ow_fence<?5 AND {}
+           FROM workflow_executions {which} AND status='pending' AND ow_fence<?5 AND {}
           ORDER BY ow_due, id LIMIT ?6",
         is_eligible()
     );
-    let rows = eligible
+    let ask = eligible
         .bind(sqlx::query(AssertSqlSafe(sql)))
         .bind(now)
         .bind(signed(Fence::CEILING))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(moment.on())
-        .await?;
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let ask = named.into_iter().fold(ask, |ask, id| ask.bind(id.as_str()));
+    let rows = ask.fetch_all(moment.on()).await?;
     rows.iter()
         .map(|row| {
             Ok(Candidate {

@@ -67,6 +67,11 @@ impl Eligible {
         Ok(eligible)
     }
 
+    /// The same, backlog and all.
+    pub(super) fn whatever_its_age(self) -> Self {
+        Self { holds_backlog: false, ..self }
+    }
+
     /// Binds `?1` to `?3`.
     pub(super) fn bind<'q>(
         &self,

@@ -13,7 +13,7 @@ use super::{
     session::{Moment, later},
 };
 use crate::domain::{
-    id::{Beat, Fence, LockKey},
+    id::{Beat, ExecutionId, Fence, LockKey},
     lease::{Holding, Lease, Renewal},
 };
 
@@ -32,19 +32,27 @@ pub(super) async fn renew(
     Ok(answers)
 }
 
+/// Who holds an execution, by its row.
+pub(super) async fn read(
+    moment: &mut Moment<'_>,
+    execution: &ExecutionId,
+) -> Result<Option<Holding>, Failure> {
+    let row = sqlx::query(
+        "SELECT status, ow_fence, ow_claim, ow_owner FROM workflow_executions WHERE id=?1",
+    )
+    .bind(execution.as_str())
+    .fetch_optional(moment.on())
+    .await?;
+    Ok(row.as_ref().map(holding).transpose()?)
+}
+
 async fn renew_one(
     moment: &mut Moment<'_>,
     ttl: Duration,
     beat: Beat,
     lease: &Lease,
 ) -> Result<Renewal, Failure> {
-    let row = sqlx::query(
-        "SELECT status, ow_fence, ow_claim, ow_owner FROM workflow_executions WHERE id=?1",
-    )
-    .bind(lease.execution.as_str())
-    .fetch_optional(moment.on())
-    .await?;
-    let answer = lease.standing(row.as_ref().map(holding).transpose()?.as_ref());
+    let answer = lease.standing(read(moment, &lease.execution).await?.as_ref());
     if !matches!(answer, Renewal::Held | Renewal::Cancelled) {
         return Ok(answer);
     }

@@ -28,7 +28,7 @@ use orchestrator_worker::{
         },
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Queue, Remains, StoreError,
+            Named, Queue, Remains, StoreError,
         },
     },
 };
@@ -118,6 +118,14 @@ impl Divided {
 impl ExecutionStore for Divided {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
         self.worker().await.claim(as_who, limit).await
+    }
+
+    async fn claim_named(
+        &self,
+        as_who: &Claimant,
+        execution: &ExecutionId,
+    ) -> Result<Named, StoreError> {
+        self.worker().await.claim_named(as_who, execution).await
     }
 
     async fn renew(
