@@ -3,8 +3,10 @@
 
 pub mod lane;
 pub mod memory;
+#[cfg(feature = "mysql")]
 pub mod mysql;
 pub mod plans;
 pub mod runners;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod texts;
