@@ -24,7 +24,9 @@ use crate::{
     process::is_soak,
 };
 
+mod examples;
 mod execute;
+mod guide;
 mod library;
 mod network;
 mod rows;
