@@ -5,10 +5,12 @@
 pub mod etcd;
 pub mod lane;
 pub mod memory;
+#[cfg(feature = "mysql")]
 pub mod mysql;
 pub mod plans;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod runners;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod texts;

@@ -99,17 +99,23 @@
 //! most.
 
 pub mod adapters;
+#[cfg(feature = "daemon")]
 pub mod admin;
+#[cfg(feature = "daemon")]
 pub mod app;
+#[cfg(feature = "daemon")]
 pub mod cli;
 pub mod clock;
+#[cfg(feature = "daemon")]
 pub mod config;
 pub mod conformance;
 pub mod domain;
 pub mod instruments;
 pub mod orchestrator;
 pub mod ports;
+#[cfg(feature = "daemon")]
 pub mod signals;
+#[cfg(feature = "daemon")]
 pub mod telemetry;
 pub mod worker;
 

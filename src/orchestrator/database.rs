@@ -3,18 +3,25 @@
 //! **Invariant:** the connections are the library's own, whoever's pool was given: none is ever left in
 //! the middle of a statement by somebody who stops waiting.
 
-use std::{path::PathBuf, sync::Arc};
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use sqlx::{MySqlPool, SqlitePool};
+#[cfg(feature = "mysql")]
+use sqlx::MySqlPool;
+#[cfg(feature = "sqlite")]
+use sqlx::SqlitePool;
 
+#[cfg(feature = "mysql")]
+use crate::adapters::mysql::{self, Given, MySqlStore};
+#[cfg(feature = "sqlite")]
+use crate::adapters::sqlite::{self, SqlitePath, SqliteStore};
+#[cfg(feature = "sqlite")]
+use crate::ports::control::ControlError;
 use crate::{
-    adapters::{
-        mysql::{self, Given, MySqlStore},
-        sqlite::{self, SqlitePath, SqliteStore},
-    },
     domain::lock_table::LockTable,
     ports::{
-        control::{Control, ControlError},
+        control::Control,
         executions::{ExecutionStore, StoreError},
         lock::LockProvider,
     },
@@ -24,23 +31,28 @@ use crate::{
 #[derive(Clone, Debug)]
 pub enum Database {
     /// The lock table's name comes from the [`LockConfig`](super::LockConfig).
+    #[cfg(feature = "mysql")]
     MySql(Box<mysql::Settings>),
     /// Migrated when it is first used.
+    #[cfg(feature = "sqlite")]
     Sqlite(SqlitePath),
 }
 
+#[cfg(feature = "mysql")]
 impl From<&MySqlPool> for Database {
     fn from(pool: &MySqlPool) -> Self {
         Self::MySql(Box::new(mysql::Settings::of_given(Given::new(&pool.connect_options()))))
     }
 }
 
+#[cfg(feature = "mysql")]
 impl From<MySqlPool> for Database {
     fn from(pool: MySqlPool) -> Self {
         Self::from(&pool)
     }
 }
 
+#[cfg(feature = "sqlite")]
 impl From<&SqlitePool> for Database {
     /// Of a file; the memory of a pool is its own, and nobody else's.
     fn from(pool: &SqlitePool) -> Self {
@@ -48,12 +60,14 @@ impl From<&SqlitePool> for Database {
     }
 }
 
+#[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Database {
     fn from(pool: SqlitePool) -> Self {
         Self::from(&pool)
     }
 }
 
+#[cfg(feature = "sqlite")]
 impl From<PathBuf> for Database {
     /// An SQLite file.
     fn from(path: PathBuf) -> Self {
@@ -61,6 +75,7 @@ impl From<PathBuf> for Database {
     }
 }
 
+#[cfg(feature = "mysql")]
 impl From<mysql::Settings> for Database {
     fn from(settings: mysql::Settings) -> Self {
         Self::MySql(Box::new(settings))
@@ -82,22 +97,45 @@ impl Opened {
 }
 
 impl Database {
+    pub(super) const fn is_mysql(&self) -> bool {
+        match self {
+            #[cfg(feature = "mysql")]
+            Self::MySql(_) => true,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => false,
+        }
+    }
+
+    /// Gone with the orchestrator.
+    #[cfg(feature = "sqlite")]
+    pub fn memory() -> Self {
+        Self::Sqlite(SqlitePath::Memory { name: None })
+    }
+
     /// Where it listens, if steps could call it.
     pub(super) fn server(&self) -> Option<(String, u16)> {
         match self {
+            #[cfg(feature = "mysql")]
             Self::MySql(settings) => settings.server(),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => None,
         }
     }
 
     /// An SQLite file is migrated; a MySQL database is not.
+    #[cfg_attr(
+        not(feature = "mysql"),
+        expect(unused_variables, reason = "an SQLite file has a lock table of one name")
+    )]
     pub(super) async fn open(&self, lock_table: &LockTable) -> Result<Opened, StoreError> {
         match self {
+            #[cfg(feature = "mysql")]
             Self::MySql(settings) => {
                 let lock_table = lock_table.clone();
                 let settings = mysql::Settings { lock_table, ..(**settings).clone() };
                 Ok(Opened::new(MySqlStore::open(settings).await?))
             }
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(path) => {
                 let settings = sqlite::Settings { path: path.clone() };
                 let opened = Opened::new(SqliteStore::open(settings).await?);

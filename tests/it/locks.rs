@@ -25,8 +25,10 @@ use crate::{
     process::is_soak,
 };
 
+mod examples;
 mod execute;
 mod faults;
+mod guide;
 mod library;
 mod network;
 mod on_etcd;

@@ -18,6 +18,7 @@ mod definitions;
 mod doctor;
 mod egress;
 mod examples;
+mod features;
 mod first_errors;
 mod fuzz;
 mod graphs;

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use orchestrator_worker::{
     adapters::mysql::{MySqlStore, Settings},
+    domain::id::ExecutionId,
     ports::{
-        control::Control,
+        control::{About, Control, Start, Submission},
+        executions::{ExecutionStore, Named, StoreError},
         lock::{Acquire, Acquired, KeyLease, LockError, LockProvider, Renewed},
     },
 };
@@ -18,7 +20,7 @@ use tokio::{
 
 use super::{key, ours, wish};
 use crate::{
-    contract::{Subject, world::HOUR},
+    contract::{Subject, world::*},
     mysql::{Database, Server},
     proxy::{CEILING, Mode, Proxy},
     stores::on_both_servers,
@@ -30,6 +32,8 @@ on_both_servers! {
     a_renewal_that_went_unanswered_is_sent_again
     a_release_that_went_unanswered_has_freed_the_key
     a_refused_connection_is_an_error_at_once_and_the_next_call_works
+    a_claim_by_id_whose_commit_went_unanswered_is_adopted
+    a_claim_by_id_whose_commit_never_arrived_leaves_it_pending
 }
 
 /// Of an acquisition: a look, the begin, the row, its fence, the commit.
@@ -56,7 +60,7 @@ impl<S: Server> Net<S> {
         let net = Self { database, proxy, far, near };
         // From here on the server has every statement prepared.
         let warm = net.take(&wish(&key("warm"), "a")).await;
-        assert_eq!(net.far.renew(&warm, HOUR).await, Ok(Renewed::Held));
+        assert_eq!(LockProvider::renew(&net.far, &warm, HOUR).await, Ok(Renewed::Held));
         assert_eq!(net.far.release(&warm).await, Ok(true));
         net
     }
@@ -133,11 +137,11 @@ pub async fn a_renewal_that_went_unanswered_is_sent_again<S: Server>() {
     let ttl = Duration::from_secs(6);
     net.proxy.set(Mode::HoldAnswerOf(1));
     let began = Instant::now();
-    let unheard = net.far.renew(&lease, ttl).await;
+    let unheard = LockProvider::renew(&net.far, &lease, ttl).await;
     assert!(unheard.as_ref().is_err_and(LockError::is_passing), "{unheard:?}");
     assert!(began.elapsed() < ttl / 3, "there is time for others: {:?}", began.elapsed());
     net.proxy.set(Mode::Pass);
-    assert_eq!(net.far.renew(&lease, HOUR).await, Ok(Renewed::Held));
+    assert_eq!(LockProvider::renew(&net.far, &lease, HOUR).await, Ok(Renewed::Held));
     net.is_held_once(&lease).await;
 }
 
@@ -168,4 +172,40 @@ pub async fn a_refused_connection_is_an_error_at_once_and_the_next_call_works<S:
     net.proxy.set(Mode::Pass);
     let lease = net.take_in_the_end(&wish).await;
     net.is_held_once(&lease).await;
+}
+
+async fn submit<S: Server>(net: &Net<S>) -> ExecutionId {
+    let definition = workflow("net", chain(&["one"]));
+    net.near.apply(&definition, &About::default()).await.expect("it is applied");
+    let submission = Submission {
+        template: definition.template.to_string(),
+        created_by: String::new(),
+        start: Start::Now,
+        traceparent: None,
+    };
+    net.near.submit(&submission).await.expect("it is submitted").execution
+}
+
+pub async fn a_claim_by_id_whose_commit_went_unanswered_is_adopted<S: Server>() {
+    let net = Net::<S>::new().await;
+    let id = submit(&net).await;
+    net.proxy.set(Mode::HoldAnswer("\u{3}COMMIT"));
+    let met = net.far.claim_named(&who("a"), &id).await;
+    let Ok(Named::Met(batch)) = met else { panic!("{met:?}") };
+    let claim = only(batch);
+    let row = format!("SELECT ow_claim FROM workflow_executions WHERE id='{id}'");
+    assert_eq!(net.database.one(&row).await.as_deref(), Some(claim.lease.nonce.as_str()));
+    let again = net.far.claim_named(&who("a"), &id).await;
+    assert!(matches!(&again, Ok(Named::Stands(row)) if row.by == "a"), "{again:?}");
+}
+
+pub async fn a_claim_by_id_whose_commit_never_arrived_leaves_it_pending<S: Server>() {
+    let net = Net::<S>::new().await;
+    let id = submit(&net).await;
+    net.proxy.set(Mode::LoseRequest("\u{3}COMMIT"));
+    let unmade = net.far.claim_named(&who("a"), &id).await;
+    assert!(matches!(unmade, Err(StoreError::Unavailable(_))), "{unmade:?}");
+    let met = net.near.claim_named(&who("b"), &id).await;
+    let Ok(Named::Met(batch)) = met else { panic!("{met:?}") };
+    assert_eq!(only(batch).slots[0].attempt, 1);
 }
