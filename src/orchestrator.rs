@@ -24,8 +24,9 @@ mod execute;
 mod handle;
 mod hold;
 mod locks;
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod registry;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod servers;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod service;
 mod slots;
@@ -37,7 +38,12 @@ pub use database::Database;
 pub use execute::{ExecuteError, Executed};
 pub use handle::LeaseHandle;
 pub use locks::{LockOptions, Locks};
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub use registry::{NameTaken, ProviderRegistry};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub use servers::TlsFiles;
+#[cfg(feature = "etcd")]
+pub use servers::etcd::EtcdLockConfig;
+#[cfg(feature = "redis")]
+pub use servers::redis::RedisLockConfig;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub use service::{Orchestrator, OrchestratorBuilder};

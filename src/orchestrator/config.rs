@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "etcd")]
+use super::servers::etcd::EtcdLockConfig;
+#[cfg(feature = "redis")]
+use super::servers::redis::RedisLockConfig;
 use crate::domain::{
     lock::{LockTerms, LockTermsError, Retries},
     lock_table::{LockTable, LockTableError},
@@ -16,8 +20,9 @@ use crate::domain::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LockConfig {
-    /// `store`: the lock table of the orchestrator's own database. `memory`: this process's memory.
-    /// Or the name of a provider that the program has registered.
+    /// `store`: the lock table of the orchestrator's own database; `mysql` is the same where that is
+    /// MySQL or MariaDB. `memory`: this process's memory. `redis`, `etcd`. Or the name of a provider
+    /// that the program has registered.
     pub provider: String,
     /// How long a lock lasts that is not renewed: `1s` to `24h`.
     #[serde(with = "humantime_serde")]
@@ -28,6 +33,10 @@ pub struct LockConfig {
     #[serde(with = "humantime_serde")]
     pub default_retry_delay: Duration,
     pub mysql: MySqlLockConfig,
+    #[cfg(feature = "redis")]
+    pub redis: RedisLockConfig,
+    #[cfg(feature = "etcd")]
+    pub etcd: EtcdLockConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +54,10 @@ impl Default for LockConfig {
             default_retry_count: 3,
             default_retry_delay: Duration::from_secs(1),
             mysql: MySqlLockConfig::default(),
+            #[cfg(feature = "redis")]
+            redis: RedisLockConfig::default(),
+            #[cfg(feature = "etcd")]
+            etcd: EtcdLockConfig::default(),
         }
     }
 }
@@ -66,6 +79,10 @@ pub enum LockConfigError {
     RetryDelay(Duration),
     #[error("mysql.table_name {name:?} does not fit: {why}")]
     TableName { name: String, why: LockTableError },
+    #[error("{0}")]
+    Server(String),
+    #[error("provider is \"mysql\", and the database is none; give \"store\"")]
+    NoMySql,
     #[error("provider {name:?} is not registered; there are {known}")]
     Provider { name: String, known: String },
 }
@@ -81,10 +98,19 @@ pub(super) struct Checked {
 impl LockConfig {
     /// The provider that is the orchestrator's own database.
     pub const STORE: &str = "store";
+    /// The guide's word for it, where it is MySQL or MariaDB.
+    pub const MYSQL: &str = "mysql";
+    pub const REDIS: &str = "redis";
+    pub const ETCD: &str = "etcd";
     /// The provider that is this process's memory.
     pub const MEMORY: &str = "memory";
     const MOST_RETRIES: u32 = 1_000;
     const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
+
+    /// Whether the locks are in the database itself.
+    pub(super) fn is_store(&self) -> bool {
+        [Self::STORE, Self::MYSQL].contains(&self.provider.as_str())
+    }
 
     pub(super) fn check(&self) -> Result<Checked, LockConfigError> {
         let retries = Retries { count: self.default_retry_count, delay: self.default_retry_delay };
@@ -97,6 +123,10 @@ impl LockConfig {
         let name = &self.mysql.table_name;
         let lock_table = LockTable::try_new(name)
             .map_err(|why| LockConfigError::TableName { name: name.clone(), why })?;
+        #[cfg(feature = "redis")]
+        self.redis.check().map_err(LockConfigError::Server)?;
+        #[cfg(feature = "etcd")]
+        self.etcd.check().map_err(LockConfigError::Server)?;
         Ok(Checked { terms: LockTerms::try_new(self.default_ttl)?, retries, lock_table })
     }
 }
@@ -114,6 +144,7 @@ mod tests {
             default_retry_count: 3,
             default_retry_delay: Duration::from_secs(1),
             mysql: MySqlLockConfig { table_name: "distributed_locks".into() },
+            ..LockConfig::default()
         };
         assert_eq!(config, expected);
         assert!(config.check().is_ok());

@@ -103,6 +103,15 @@ impl Database {
         Self::Sqlite(SqlitePath::Memory { name: None })
     }
 
+    pub(super) const fn is_mysql(&self) -> bool {
+        match self {
+            #[cfg(feature = "mysql")]
+            Self::MySql(_) => true,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => false,
+        }
+    }
+
     /// Where it listens, if steps could call it.
     pub(super) fn server(&self) -> Option<(String, u16)> {
         match self {

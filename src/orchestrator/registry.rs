@@ -7,6 +7,10 @@ use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 use futures_util::future::BoxFuture;
 
 use super::config::{LockConfig, LockConfigError};
+#[cfg(feature = "etcd")]
+use crate::adapters::etcd::EtcdLocks;
+#[cfg(feature = "redis")]
+use crate::adapters::redis::RedisLocks;
 use crate::{
     adapters::memory::MemoryLocks,
     ports::lock::{LockError, LockProvider},
@@ -15,8 +19,8 @@ use crate::{
 type Made = Result<Arc<dyn LockProvider>, LockError>;
 type Make = Arc<dyn Fn(LockConfig) -> BoxFuture<'static, Made> + Send + Sync>;
 
-/// Where a [`LockConfig`]'s provider is looked up. There is `memory` from the beginning, one table
-/// for all who use this registry.
+/// Where a [`LockConfig`]'s provider is looked up. There are `redis`, `etcd` and `memory` from the
+/// beginning, this last one table for all who use this registry.
 #[derive(Clone)]
 pub struct ProviderRegistry {
     by_name: BTreeMap<String, Make>,
@@ -35,6 +39,16 @@ impl Default for ProviderRegistry {
             let provider: Arc<dyn LockProvider> = Arc::new(memory.beside());
             async { Ok(provider) }
         });
+        #[cfg(feature = "redis")]
+        registry.put(LockConfig::REDIS, async |config: LockConfig| {
+            let locks = RedisLocks::open(config.redis.settings()?).await?;
+            Ok(Arc::new(locks) as Arc<dyn LockProvider>)
+        });
+        #[cfg(feature = "etcd")]
+        registry.put(LockConfig::ETCD, async |config: LockConfig| {
+            let locks = EtcdLocks::open(config.etcd.settings()?).await?;
+            Ok(Arc::new(locks) as Arc<dyn LockProvider>)
+        });
         registry
     }
 }
@@ -47,7 +61,8 @@ impl ProviderRegistry {
         F: Fn(LockConfig) -> R + Send + Sync + 'static,
         R: Future<Output = Made> + Send + 'static,
     {
-        if name == LockConfig::STORE || self.by_name.contains_key(name) {
+        let is_store = [LockConfig::STORE, LockConfig::MYSQL].contains(&name);
+        if is_store || self.by_name.contains_key(name) {
             return Err(NameTaken(name.into()));
         }
         self.put(name, make);
@@ -64,12 +79,24 @@ impl ProviderRegistry {
 
     /// Refuses a provider that is neither the store nor registered.
     pub(super) fn check(&self, config: &LockConfig) -> Result<(), LockConfigError> {
-        if config.provider == LockConfig::STORE || self.by_name.contains_key(&config.provider) {
+        if config.is_store() || self.by_name.contains_key(&config.provider) {
             return Ok(());
         }
         let known = self.by_name.keys().map(String::as_str);
-        let known: Vec<&str> = [LockConfig::STORE].into_iter().chain(known).collect();
+        let known: Vec<&str> =
+            [LockConfig::STORE, LockConfig::MYSQL].into_iter().chain(known).collect();
         Err(LockConfigError::Provider { name: config.provider.clone(), known: known.join(", ") })
+    }
+
+    /// The provider that a configuration names, for [`Locks::new`](super::Locks::new): a program that has
+    /// locks in a server of their own needs no database. Fails where the name is that of the database.
+    pub async fn open(&self, config: &LockConfig) -> Made {
+        self.check(config).map_err(|error| LockError::NotReady(error.to_string()))?;
+        let of_database = || {
+            let name = &config.provider;
+            Err(LockError::NotReady(format!("{name:?} is the database of an orchestrator")))
+        };
+        self.make(config).await.unwrap_or_else(of_database)
     }
 
     /// `None`: it is the store.
@@ -104,19 +131,24 @@ mod tests {
         assert!(matches!(made, Err(LockError::NotReady(_))));
         assert!(registry.make(&config("memory")).await.is_some_and(|made| made.is_ok()));
         assert!(registry.make(&config("store")).await.is_none());
+        assert!(registry.open(&config("memory")).await.is_ok());
+        for name in ["store", "consul"] {
+            let refused = registry.open(&config(name)).await.err();
+            assert!(matches!(refused, Some(LockError::NotReady(_))), "{name}: {refused:?}");
+        }
     }
 
     #[test]
     fn no_name_means_two_providers_and_an_unknown_one_is_told_the_others() {
         let mut registry = ProviderRegistry::default();
-        for taken in ["memory", "store"] {
+        for taken in ["memory", "store", "mysql", "redis", "etcd"] {
             let make = |_| async { Err(LockError::Closed) };
             assert_eq!(registry.register(taken, make), Err(NameTaken(taken.into())));
         }
-        let error = registry.check(&config("redis")).expect_err("nobody has registered it");
+        let error = registry.check(&config("consul")).expect_err("nobody has registered it");
         assert_eq!(
             error.to_string(),
-            r#"provider "redis" is not registered; there are store, memory"#
+            r#"provider "consul" is not registered; there are store, mysql, etcd, memory, redis"#
         );
     }
 }

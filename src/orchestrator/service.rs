@@ -114,6 +114,9 @@ impl OrchestratorBuilder {
     pub fn build(self) -> Result<Orchestrator, LockConfigError> {
         let checked = self.config.check()?;
         self.providers.check(&self.config)?;
+        if self.config.provider == LockConfig::MYSQL && !self.database.is_mysql() {
+            return Err(LockConfigError::NoMySql);
+        }
         let Self { database, config, owner, providers, metrics, functions, runner } = self;
         let inner = Inner {
             database,

@@ -1,5 +1,5 @@
-//! The lock library: every provider keeps every promise of the conformance suite, and plain keys get
-//! on with what else stands in the lock table.
+//! The lock library: every provider keeps every promise of the conformance suite and survives the loss
+//! of its connection in every call, and plain keys get on with what else stands in the lock table.
 //!
 //! **Invariant:** a story that is about one kind of table says so by where it stands.
 
@@ -13,9 +13,10 @@ use orchestrator_worker::{
         id::Owner,
         lock::{LockNonce, PlainKey},
     },
+    orchestrator::{LockConfig, Orchestrator},
     ports::{
         control::Control,
-        lock::{Acquire, Acquired, KeyLease, LockProvider},
+        lock::{Acquire, Acquired, KeyLease, LockErrorKind, LockProvider},
     },
 };
 
@@ -26,9 +27,13 @@ use crate::{
 
 mod examples;
 mod execute;
+mod faults;
 mod guide;
 mod library;
 mod network;
+mod on_etcd;
+mod on_redis;
+mod own;
 mod rows;
 
 fn contenders() -> usize {
@@ -116,4 +121,22 @@ on_every_table! {
     on_mysql, crate::mysql::Database<crate::mysql::MySql>;
     on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>;
     on_mysql_renamed, crate::mysql::renamed::Renamed<crate::mysql::MySql>;
+}
+
+/// Two programs with this configuration, whose provider is a server.
+async fn a_lock_excludes_and_grows_its_fence(config: LockConfig) {
+    let config = LockConfig { default_retry_count: 0, ..config };
+    let of = || {
+        let database = std::path::PathBuf::from("/nowhere");
+        Orchestrator::with_lock_config(database, config.clone()).expect("it is good")
+    };
+    let (a, b) = (of(), of());
+    let held = a.lock("nightly").await.expect("it is free");
+    let refused = b.lock("nightly").await.expect_err("a has it");
+    assert_eq!(refused.kind(), LockErrorKind::AlreadyExists, "{refused}");
+    let former = held.fence();
+    held.release().await.expect("it was held");
+    let next = b.lock("nightly").await.expect("it is free");
+    assert!(next.fence() > former);
+    next.release().await.expect("it was held");
 }

@@ -1,17 +1,19 @@
 //! One binary of integration tests, because each further one costs a link.
 //!
-//! **Invariant:** a test that needs a server stands in a module `on_mysql` or `on_mariadb`, one that needs
-//! a cluster in `on_cluster`, one that needs Jaeger in `on_jaeger`, so that `tests/run` can leave it out by
+//! **Invariant:** a test that needs a server stands in a module named after it (`on_mysql`, `on_mariadb`,
+//! `on_redis`, `on_etcd`), one that needs a cluster in `on_cluster`, one that needs Jaeger in `on_jaeger`, so that `tests/run` can leave it out by
 //! name; none skips itself.
 
 mod admin;
 mod architecture;
+mod authority;
 mod bad_input;
 mod commands;
 mod config;
 mod contract;
 mod crash;
 mod database_tls;
+mod debian;
 mod definitions;
 mod doctor;
 mod egress;

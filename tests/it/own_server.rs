@@ -1,23 +1,17 @@
 //! A server that one test has for itself, because it needs other settings than the one for all.
 //!
 //! **Invariant:** it listens on loopback alone, and ends with its handle, data and all; should the
-//! test's thread end without it, the kernel ends it.
+//! test's thread end without it, the kernel ends it. Its temporary files are its own: as it starts, a
+//! MariaDB removes those of others from a folder that it shares with them.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, File},
-    marker::PhantomData,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeSet, fs, marker::PhantomData, path::Path, process::Child};
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
 use tempfile::TempDir;
 
 use crate::{
+    debian,
     mysql::{Server, kill},
-    process::wait_until,
 };
 
 /// A running server.
@@ -32,19 +26,19 @@ impl<S: Server> OwnServer<S> {
     /// Starts one with these settings and variables. `{}` in a setting is the folder that `prepare`
     /// puts files into, as the server sees it.
     pub fn start(settings: &[&str], env: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
-        let within = S::root().join("tmp");
-        let folder = tempfile::Builder::new().prefix("own.").tempdir_in(within).expect("a folder");
+        let folder = debian::folder(&S::root());
         prepare(folder.path());
-        let seen = seen::<S>(folder.path());
+        let seen = debian::seen(&S::root(), folder.path());
         let initialize = S::INITIALIZE.iter().map(|word| (*word).to_owned());
         let mut initialize: Vec<String> = initialize.collect();
         let datadir = initialize.pop().expect("words");
         initialize.push(format!("{datadir}={seen}/data"));
         let log = folder.path().join("initialize.log");
-        let made = in_root::<S>(&initialize, &log).status().expect("chroot starts");
+        let made = debian::program(&S::root(), &initialize, &log).env("TMPDIR", &seen).status();
+        let made = made.expect("chroot starts");
         assert!(made.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
         loop {
-            let port = free_port();
+            let port = debian::free_port();
             let mut words = vec![S::DAEMON.to_owned(), "--no-defaults".into()];
             words.extend([
                 "--user=root".into(),
@@ -58,9 +52,10 @@ impl<S: Server> OwnServer<S> {
                 S::SETTINGS.iter().chain(settings).map(|setting| setting.replace("{}", &seen)),
             );
             let log = folder.path().join("log");
-            let child = in_root::<S>(&words, &log).envs(env.iter().copied()).spawn();
+            let mut server = debian::program(&S::root(), &words, &log);
+            let child = server.env("TMPDIR", &seen).envs(env.iter().copied()).spawn();
             let mut child = child.expect("chroot starts");
-            if is_ready(&mut child, &log) {
+            if debian::is_ready(&mut child, &log, "ready for connections") {
                 return Self { child, port, folder, server: PhantomData };
             }
         }
@@ -101,43 +96,4 @@ impl<S: Server> Drop for OwnServer<S> {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-/// How the server sees a path.
-fn seen<S: Server>(path: &Path) -> String {
-    let inside = path.strip_prefix(S::root()).expect("it is in there");
-    PathBuf::from("/").join(inside).display().to_string()
-}
-
-fn in_root<S: Server>(words: &[String], log: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    let log = File::create(log).expect("it can be written");
-    command
-        .args(["--pdeathsig", "KILL", "chroot"])
-        .arg(S::root())
-        .args(words)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a descriptor"))
-        .stderr(log);
-    command
-}
-
-fn free_port() -> u16 {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    taken.local_addr().expect("an address").port()
-}
-
-/// `false` where somebody else was faster with the port.
-fn is_ready(child: &mut Child, log: &Path) -> bool {
-    wait_until("the server is ready", || {
-        let text = fs::read_to_string(log).expect("it logs");
-        if text.contains("ready for connections") {
-            return Some(true);
-        }
-        child.try_wait().expect("a child").map(|status| {
-            let is_taken = text.to_lowercase().contains("address already in use");
-            assert!(is_taken, "{status}: {text}");
-            false
-        })
-    })
 }

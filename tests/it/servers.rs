@@ -25,6 +25,21 @@ pub fn mariadb_root() -> PathBuf {
     told("ORCHESTRATOR_TEST_MARIADB_ROOT").into()
 }
 
+/// URL of a Redis server; ends in `/`. Each test has a prefix of its own.
+pub fn redis_url() -> String {
+    told("ORCHESTRATOR_TEST_REDIS_URL")
+}
+
+/// URL of an etcd server, like [`redis_url`].
+pub fn etcd_url() -> String {
+    told("ORCHESTRATOR_TEST_ETCD_URL")
+}
+
+/// Where Redis and etcd are installed.
+pub fn locks_root() -> PathBuf {
+    told("ORCHESTRATOR_TEST_REDIS_ROOT").into()
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests/run speaks to tests by its environment")]
 fn told(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {

@@ -161,7 +161,9 @@ impl Work for Together {
             locks::mark(session, lease, FINISHED).await?;
         }
         locks::free_templates(session, ending().map(|(lease, _)| lease)).await?;
-        if !steps::write(session, self.advances.iter().flat_map(writes).collect()).await? {
+        if !steps::write(session, self.advances.iter().flat_map(writes).collect()).await?
+            || !are_whole(session, ending().map(|(lease, _)| lease)).await?
+        {
             session.rollback().await?;
             return Ok(false);
         }
@@ -203,7 +205,10 @@ impl Work for Alone {
             locks::mark(session, lease, FINISHED).await?;
             locks::free_templates(session, [lease].into_iter()).await?;
         }
-        if !steps::write(session, writes(advance).collect()).await? {
+        let ending = advance.finish.as_ref().filter(|_| cancelled.is_none()).map(|_| lease);
+        if !steps::write(session, writes(advance).collect()).await?
+            || !are_whole(session, ending.into_iter()).await?
+        {
             session.rollback().await?;
             return Ok(None);
         }
@@ -228,6 +233,23 @@ async fn lock_at_once(session: &mut Session, advances: &[Advance]) -> Result<(),
         session.row(ask.bind(key.as_str())).await?;
     }
     steps::lock_at_once(session, advances.iter().flat_map(writes)).await
+}
+
+/// Whether these executions may end: not while a step's end is missing that was recorded once. Who
+/// takes such an execution over runs that step again.
+async fn are_whole<'a>(
+    session: &mut Session,
+    ending: impl Iterator<Item = &'a Lease>,
+) -> Result<bool, Fault> {
+    if !session.shared.may_have_lost() {
+        return Ok(true);
+    }
+    for lease in ending {
+        if !ending::is_whole(session, &lease.execution).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The guarded end of an execution; `false` if it is not ours, or not running, any more.

@@ -43,6 +43,24 @@ pub(super) async fn refuse(
     close_steps(session, &lease.execution, lease.fence, reason).await
 }
 
+/// Whether every step of an execution is recorded as final, of the rows of one step the first. Only
+/// where a server has lost what it had acknowledged does this differ from what its worker knows.
+pub(super) async fn is_whole(
+    session: &mut Session,
+    execution: &ExecutionId,
+) -> Result<bool, Fault> {
+    let open = fixed(
+        "SELECT x.id FROM workflow_step_executions x \
+         JOIN workflow_executions e ON e.id=x.execution_id \
+         JOIN workflow_template_steps t ON t.template_id=e.template_id AND t.step_id=x.step_id \
+         WHERE x.execution_id=? \
+         AND (x.status IS NULL OR x.status NOT IN ('success','failed','skipped')) \
+         AND NOT EXISTS (SELECT 1 FROM workflow_step_executions y \
+         WHERE y.execution_id=x.execution_id AND y.step_id=x.step_id AND y.id<x.id) LIMIT 1",
+    );
+    Ok(session.row(open.bind(execution.as_str())).await?.is_none())
+}
+
 /// What must not happen while this transaction holds the row.
 pub(super) fn unexpected(execution: &ExecutionId, done: &str) -> Fault {
     Fault::Unexpected(format!("execution {execution} could not be {done}: its row has changed"))

@@ -91,6 +91,7 @@ impl Entrance {
     async fn open(&self) -> Result<Session, Fault> {
         let mut connection = self.address.connect().await?;
         let server = Server::read(&mut connection, self.single_writer).await?;
+        self.shared.meet_server(&server);
         raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             .execute(&mut connection)
             .await?;

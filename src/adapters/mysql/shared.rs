@@ -5,13 +5,18 @@
 //! and a shorter back-off.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{apart::Suspects, facts::Facts, plain::FenceFloor, session::Unfinished};
+use super::{
+    apart::Suspects, facts::Facts, plain::FenceFloor, server::Server, session::Unfinished,
+};
 use crate::{
     adapters::plans::Plans,
     domain::{
@@ -39,6 +44,9 @@ pub(super) struct Shared {
     pub fence_floor: FenceFloor,
     facts: Mutex<Option<Arc<Facts>>>,
     primary: Mutex<Option<Primary>>,
+    /// The first server that was met, and whether it has been another, or started anew, since.
+    first_server: Mutex<Option<Server>>,
+    has_moved: AtomicBool,
     deferrals: Mutex<Deferrals>,
     started: Instant,
 }
@@ -66,6 +74,8 @@ impl Shared {
             fence_floor: FenceFloor::default(),
             facts: Mutex::default(),
             primary: Mutex::default(),
+            first_server: Mutex::default(),
+            has_moved: AtomicBool::new(false),
             deferrals: Mutex::default(),
             started: Instant::now(),
         }
@@ -77,6 +87,21 @@ impl Shared {
 
     pub fn learn_facts(&self, facts: Option<Arc<Facts>>) {
         *held(&self.facts) = facts;
+    }
+
+    /// To be told of the server at the end of each new connection, before anything is asked of it.
+    pub fn meet_server(&self, server: &Server) {
+        let mut first = held(&self.first_server);
+        let first = first.get_or_insert_with(|| server.clone());
+        if !server.lives_on_from(first) {
+            self.has_moved.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether writes that were acknowledged to this process may be gone: it has met another server
+    /// than its first one, or the same after a new start.
+    pub fn may_have_lost(&self) -> bool {
+        self.has_moved.load(Ordering::Relaxed)
     }
 
     /// For how long this process has met this primary and no other; `None` until its caller has been

@@ -95,6 +95,15 @@ pub async fn a_database_that_was_never_migrated_says_run_migrate<S: Server>() {
     handle.release().await.expect("it was held");
 }
 
+#[test]
+fn mysql_as_a_provider_is_the_database_if_it_is_one() {
+    let config = || LockConfig { provider: "mysql".into(), ..LockConfig::default() };
+    let sqlite = Orchestrator::with_lock_config(std::path::PathBuf::from("/nowhere"), config());
+    assert_eq!(sqlite.err(), Some(LockConfigError::NoMySql));
+    let settings = Settings::new("mysql://root@127.0.0.1:1/d".to_owned().into());
+    assert!(Orchestrator::with_lock_config(settings, config()).is_ok());
+}
+
 #[tokio::test]
 async fn an_sqlite_file_is_made_and_migrated_when_it_is_first_used() {
     let folder = TempDir::new().expect("a folder");

@@ -7,7 +7,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use orchestrator_worker::{
     adapters::mysql::{MySqlStore, Settings},
-    ports::control::Control,
+    ports::{
+        control::{About, Control, Start, Submission},
+        executions::{Advance, AdvanceError, Advanced, ExecutionStore},
+    },
 };
 use rustix::process::Signal;
 use secrecy::SecretString;
@@ -24,11 +27,20 @@ use super::{
     workload::{LONG, Workload, ask, left, needs, rows},
 };
 use crate::{
-    mysql::Server, own_server::OwnServer, process::Worker, proxy::Proxy, stores::on_both_servers,
+    contract::{
+        world::{claims, fan, who, workflow},
+        writes::{advance, succeeded, success},
+    },
+    mysql::Server,
+    own_server::OwnServer,
+    process::Worker,
+    proxy::Proxy,
+    stores::on_both_servers,
 };
 
 on_both_servers! {
     a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time
+    an_execution_with_a_step_whose_end_was_lost_does_not_end
 }
 
 const DATABASE: &str = "failover";
@@ -48,22 +60,65 @@ fn url<S: Server>(server: &OwnServer<S>) -> String {
     format!("{}{DATABASE}", server.url("127.0.0.1"))
 }
 
-/// Has one repeat what the other does, from its first line on, whenever it gets to it.
-async fn follow<S: Server>(replica: &OwnServer<S>, primary: &OwnServer<S>) {
-    let port = primary.port();
-    let follow = if S::NAME == "MariaDB" {
-        format!(
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', \
-             MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4; START SLAVE"
-        )
-    } else {
-        format!(
-            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, \
-             SOURCE_USER='root', SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4, \
-             GET_SOURCE_PUBLIC_KEY=1; START REPLICA"
-        )
-    };
-    replica.exec(&follow).await;
+/// A server, another that repeats what it does whenever it gets to it, and an address for both.
+struct Pair<S: Server> {
+    primary: OwnServer<S>,
+    replica: OwnServer<S>,
+    proxy: Proxy,
+}
+
+impl<S: Server> Pair<S> {
+    /// What the replica's side of a replication is called.
+    fn side() -> &'static str {
+        if S::NAME == "MariaDB" { "SLAVE" } else { "REPLICA" }
+    }
+
+    async fn start() -> Self {
+        let (primary, replica) = (server::<S>(1), server::<S>(2));
+        let port = primary.port();
+        let follow = if S::NAME == "MariaDB" {
+            format!(
+                "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='root', \
+                 MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4"
+            )
+        } else {
+            format!(
+                "CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={port}, \
+                 SOURCE_USER='root', SOURCE_LOG_FILE='binlog.000001', SOURCE_LOG_POS=4, \
+                 GET_SOURCE_PUBLIC_KEY=1"
+            )
+        };
+        replica.exec(&format!("{follow}; START {}", Self::side())).await;
+        primary.exec(&format!("CREATE DATABASE {DATABASE}")).await;
+        let proxy = Proxy::start(address(&primary)).await;
+        Self { primary, replica, proxy }
+    }
+
+    /// Of whichever server is the one to write to.
+    fn through(&self) -> String {
+        format!("mysql://root@{}/{DATABASE}", self.proxy.address())
+    }
+
+    async fn cut(&self) {
+        self.replica.exec(&format!("STOP {}", Self::side())).await;
+    }
+
+    /// The primary dies, and what the replica has got is all there is.
+    async fn fail_over(self) -> (OwnServer<S>, Proxy) {
+        let Self { primary, replica, proxy } = self;
+        block_in_place(|| drop(primary));
+        replica.exec(&format!("RESET {} ALL", Self::side())).await;
+        proxy.lead_to(address(&replica));
+        (replica, proxy)
+    }
+}
+
+fn address<S: Server>(server: &OwnServer<S>) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], server.port()))
+}
+
+async fn store(url: String) -> MySqlStore {
+    MySqlStore::open(Settings::new(SecretString::from(url))).await.expect("a store")
 }
 
 async fn count(url: &str, sql: &str) -> i64 {
@@ -84,11 +139,8 @@ async fn reaches(url: &str, sql: &str, at_least: i64) {
 }
 
 async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server>() {
-    let (primary, replica) = (server::<S>(1), server::<S>(2));
-    follow(&replica, &primary).await;
-    primary.exec(&format!("CREATE DATABASE {DATABASE}")).await;
-    let settings = Settings::new(SecretString::from(url(&primary)));
-    let control = MySqlStore::open(settings).await.expect("a store");
+    let pair = Pair::<S>::start().await;
+    let control = store(url(&pair.primary)).await;
     control.migrate(false).await.expect("it is migrated");
     let workload = Workload::new();
     workload.apply(&control).await;
@@ -99,27 +151,21 @@ async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server
     for _ in 0..SHORT {
         assert!(workload.submit_any(&control, &mut random).await);
     }
-    let address = |server: &OwnServer<S>| SocketAddr::from(([127, 0, 0, 1], server.port()));
-    let proxy = Proxy::start(address(&primary)).await;
-    let through = format!("mysql://root@{}/{DATABASE}", proxy.address());
     let mut workers: Vec<Worker> = (0..3)
         .map(|place| {
             let settings = [("ORCHESTRATOR_WORKER__SLOTS", "4")];
-            Worker::start(&through, &format!("w{place}"), &settings)
+            Worker::start(&pair.through(), &format!("w{place}"), &settings)
         })
         .collect();
 
     let ends = "SELECT COUNT(*) FROM ow_attempts WHERE outcome='success'";
-    reaches(&url(&replica), ends, 5).await;
-    let word = if S::NAME == "MariaDB" { "SLAVE" } else { "REPLICA" };
-    replica.exec(&format!("STOP {word}")).await;
-    let known = count(&url(&replica), ends).await;
-    reaches(&url(&primary), ends, known + LOST).await;
-    let lost = count(&url(&primary), ends).await - known;
+    reaches(&url(&pair.replica), ends, 5).await;
+    pair.cut().await;
+    let known = count(&url(&pair.replica), ends).await;
+    reaches(&url(&pair.primary), ends, known + LOST).await;
+    let lost = count(&url(&pair.primary), ends).await - known;
     drop(control);
-    block_in_place(|| drop(primary));
-    replica.exec(&format!("RESET {word} ALL")).await;
-    proxy.lead_to(address(&replica));
+    let (replica, _proxy) = pair.fail_over().await;
     let failed_over = Instant::now();
 
     let since = Instant::now();
@@ -146,5 +192,59 @@ async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server
     for worker in &mut workers {
         worker.signal(Signal::TERM);
         assert!(block_in_place(|| worker.wait()).success(), "{}", worker.name);
+    }
+}
+
+/// Two executions of which a worker holds two running steps each. That one of one of them has ended is lost.
+async fn an_execution_with_a_step_whose_end_was_lost_does_not_end<S: Server>() {
+    let pair = Pair::<S>::start().await;
+    let worker = store(pair.through()).await;
+    worker.migrate(false).await.expect("it is migrated");
+    let definition = workflow("w", fan(&["a", "b"]));
+    worker.apply(&definition, &About::default()).await.expect("it is applied");
+    for _ in 0..2 {
+        let submission = Submission {
+            template: definition.template.to_string(),
+            created_by: "ann@example.org".into(),
+            start: Start::Now,
+            traceparent: None,
+        };
+        worker.submit(&submission).await.expect("it is submitted");
+    }
+    let held = claims(worker.claim(&who("a"), 10).await.expect("a claim"));
+    let held: Vec<_> = held.into_values().collect();
+    let running = "SELECT COUNT(*) FROM workflow_step_executions WHERE status='running'";
+    reaches(&url(&pair.replica), running, 4).await;
+    pair.cut().await;
+    let ends = |step: &'static str| {
+        let end = move |claim| Advance { ended: vec![succeeded(claim, step)], ..advance(claim) };
+        held.iter().map(end).collect::<Vec<_>>()
+    };
+    let [lost, kept] = &ends("a")[..] else { panic!("two executions") };
+    assert_eq!(worker.advance(std::slice::from_ref(lost)).await, [Ok(Advanced::Recorded)]);
+    let (replica, _proxy) = pair.fail_over().await;
+
+    assert_eq!(told(&worker, std::slice::from_ref(kept)).await, [Ok(Advanced::Recorded)]);
+    let finish = |it| Advance { finish: Some(success()), ..it };
+    let last: Vec<_> = ends("b").into_iter().map(finish).collect();
+    let answers = told(&worker, &last).await;
+    assert_eq!(answers, [Err(AdvanceError::Fenced), Ok(Advanced::Recorded)]);
+    let states = "SELECT COUNT(*) FROM workflow_executions e JOIN workflow_step_executions s ON \
+                  s.execution_id=e.id WHERE e.status=s.status AND s.status=";
+    for (status, steps) in [("'running'", 2), ("'success'", 2)] {
+        assert_eq!(count(&url(&replica), &format!("{states}{status}")).await, steps, "{status}");
+    }
+}
+
+/// The answers, once the server has given them.
+async fn told(store: &MySqlStore, advances: &[Advance]) -> Vec<Result<Advanced, AdvanceError>> {
+    let since = Instant::now();
+    loop {
+        let answers = store.advance(advances).await;
+        if !answers.iter().any(|it| matches!(it, Err(AdvanceError::Store(_)))) {
+            return answers;
+        }
+        assert!(since.elapsed() < CEILING, "{answers:?}");
+        sleep(Duration::from_millis(50)).await;
     }
 }
