@@ -97,6 +97,15 @@ impl Opened {
 }
 
 impl Database {
+    pub(super) const fn is_mysql(&self) -> bool {
+        match self {
+            #[cfg(feature = "mysql")]
+            Self::MySql(_) => true,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => false,
+        }
+    }
+
     /// Gone with the orchestrator.
     #[cfg(feature = "sqlite")]
     pub fn memory() -> Self {
@@ -114,15 +123,6 @@ impl Database {
             Self::Sqlite(_) => {}
         }
         self
-    }
-
-    pub(super) const fn is_mysql(&self) -> bool {
-        match self {
-            #[cfg(feature = "mysql")]
-            Self::MySql(_) => true,
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => false,
-        }
     }
 
     /// Where it listens, if steps could call it.

@@ -30,6 +30,7 @@ use self::{
     faults::{Arena, Fault},
     fleet::Fleet,
     history::{Violation, violations},
+    phase::{Phase, phases},
     place::{DATABASE, Place, USER, given_url},
     twin::{Fared, Twin},
     workload::{Workload, ask, left, needs, rows},
@@ -42,6 +43,7 @@ mod fleet;
 mod handover;
 pub mod history;
 mod outage;
+mod phase;
 mod place;
 mod races;
 mod spoiled;
@@ -66,6 +68,8 @@ fn given(variable: &str) -> Option<u64> {
 #[derive(Default)]
 struct Record {
     struck: BTreeMap<Fault, (u32, Duration)>,
+    /// Executions that were under way as it struck.
+    met: BTreeMap<(Fault, Phase), u32>,
     fared: BTreeMap<Fared, u32>,
     submitted: u32,
     cancelled: u32,
@@ -90,6 +94,9 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
     let record = Mutex::new(Record::default());
     let (over, is_over) = watch::channel(false);
     let striking = async {
+        while left(&arena.url).await.unwrap_or(0) < UNDER_WAY {
+            sleep(Duration::from_millis(50)).await;
+        }
         strike_all(&arena, &faults, rounds, &mut random, &record).await;
         over.send_replace(true);
     };
@@ -155,9 +162,13 @@ async fn strike_all(
         loop {
             let next = schedule.lock().expect("no panic").pop();
             let Some((fault, seed)) = next else { return };
+            let met = phases(&arena.url).await;
             let began = Instant::now();
             arena.strike(fault, seed).await;
             let mut record = record.lock().await;
+            for (phase, count) in met {
+                *record.met.entry((fault, phase)).or_default() += count;
+            }
             let (count, time) = record.struck.entry(fault).or_default();
             *count += 1;
             *time += began.elapsed();
@@ -243,6 +254,9 @@ fn tell(
     for (fault, (count, time)) in &record.struck {
         let (name, seconds) = (format!("{fault:?}"), time.as_secs_f64());
         say(&format!("{name:<20} {count:>5} times, {seconds:>6.1} s in all"));
+        let met = record.met.iter().filter(|((met, _), _)| met == fault);
+        let met: Vec<String> = met.map(|((_, phase), count)| format!("{count} {phase}")).collect();
+        say(&format!("{:<20}       {}", "  as it struck:", met.join(", ")));
     }
     for (fared, count) in &record.fared {
         say(&format!("{:<20} {count:>5} times by the Go service", format!("{fared:?}")));

@@ -52,8 +52,8 @@ impl EtcdLockConfig {
         patience("etcd", self.timeout)
     }
 
-    /// Reads the files.
-    pub(in crate::orchestrator) fn settings(&self) -> Result<etcd::Settings, LockError> {
+    /// What the provider is opened with. Reads the files.
+    pub fn settings(&self) -> Result<etcd::Settings, LockError> {
         let endpoints = self.endpoints.iter().map(|endpoint| parsed(endpoint));
         let user = match (&self.user, &self.password_file) {
             (Some(user), Some(file)) => Some((user.clone(), secret(file)?)),

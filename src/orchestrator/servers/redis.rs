@@ -59,8 +59,8 @@ impl RedisLockConfig {
         patience("redis", self.timeout)
     }
 
-    /// Reads the files.
-    pub(in crate::orchestrator) fn settings(&self) -> Result<redis::Settings, LockError> {
+    /// What the provider is opened with. Reads the files.
+    pub fn settings(&self) -> Result<redis::Settings, LockError> {
         let url = with_password(&self.url, self.password_file.as_deref())?;
         let sentinels = (self.sentinels.iter())
             .map(|url| with_password(url, self.sentinel_password_file.as_deref()))

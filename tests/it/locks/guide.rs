@@ -2,14 +2,18 @@
 
 use std::{fs, path::Path};
 
-use orchestrator_worker::orchestrator::LockConfig;
+use orchestrator_worker::orchestrator::{Database, LockConfig, Orchestrator};
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn guide() -> String {
-    fs::read_to_string(project().join("docs/lock-guide.md")).expect("there is a guide")
+    page("lock-guide.md")
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(project().join("docs").join(name)).expect("there is a guide")
 }
 
 fn blocks(guide: &str, language: &str) -> Vec<String> {
@@ -63,22 +67,46 @@ fn every_example_is_named_in_the_guide_and_run_by_a_test() {
 fn its_settings_are_read_and_its_defaults_are_the_defaults() {
     let guide = guide();
     let files = blocks(&guide, "json");
-    assert_eq!(files.len(), 1);
-    serde_json::from_str::<LockConfig>(&files[0]).expect("settings");
+    assert_eq!(files.len(), 3);
+    for file in files {
+        let config: LockConfig = serde_json::from_str(&file).expect("settings");
+        Orchestrator::with_lock_config(Database::memory(), config).expect("they fit");
+    }
     let defaults = serde_json::to_value(LockConfig::default()).expect("it is written");
-    let default = |setting: &str| match setting {
-        "mysql.table_name" => defaults["mysql"]["table_name"].clone(),
-        other => defaults[other].clone(),
-    };
-    let rows = guide.split_once("| setting | default | |\n").expect("a table").1;
-    let rows: Vec<&str> = rows.lines().skip(1).take_while(|row| row.starts_with('|')).collect();
-    assert_eq!(rows.len(), 5);
+    let default = |setting: &str| defaults.pointer(&format!("/{}", setting.replace('.', "/")));
+    let tables = guide.split("| setting | default | |\n").skip(1);
+    let rows = tables.flat_map(|it| it.lines().skip(1).take_while(|row| row.starts_with('|')));
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), 13);
     for row in rows {
         let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let expected = match default(cells[1]) {
+        let expected = match default(cells[1]).expect(row).clone() {
             serde_json::Value::String(text) => text,
             other => other.to_string(),
         };
         assert_eq!(cells[2], expected, "{row}");
     }
+}
+
+/// The words between backticks, in order.
+fn words(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn in_chinese_it_has_the_same_chapters_code_and_tables() {
+    let (english, chinese) = (guide(), page("lock-guide.zh-CN.md"));
+    for language in ["rust", "json", "toml"] {
+        assert_eq!(blocks(&chinese, language), blocks(&english, language), "{language}");
+    }
+    let beginning =
+        |guide: &str, with: &str| guide.lines().filter(|line| line.starts_with(with)).count();
+    for with in ["## ", "| ", "- "] {
+        assert_eq!(beginning(&chinese, with), beginning(&english, with), "lines with {with:?}");
+    }
+    let rows = |guide: &str| -> Vec<String> {
+        let rows = guide.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| words(row.split('|').nth(1).expect("a cell")).join(" ")).collect()
+    };
+    assert_eq!(rows(&chinese), rows(&english), "what the tables are about");
 }
