@@ -24,7 +24,6 @@ mod execute;
 mod handle;
 mod hold;
 mod locks;
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod registry;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod servers;
@@ -39,7 +38,6 @@ pub use database::Database;
 pub use execute::{ExecuteError, Executed};
 pub use handle::LeaseHandle;
 pub use locks::{LockOptions, Locks};
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub use registry::{NameTaken, ProviderRegistry};
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub use servers::TlsFiles;

@@ -108,7 +108,6 @@ impl LockConfig {
     const LONGEST_DELAY: Duration = Duration::from_secs(60 * 60);
 
     /// Whether the locks are in the database itself.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
     pub(super) fn is_store(&self) -> bool {
         [Self::STORE, Self::MYSQL].contains(&self.provider.as_str())
     }

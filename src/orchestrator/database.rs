@@ -16,12 +16,12 @@ use sqlx::SqlitePool;
 use crate::adapters::mysql::{self, Given, MySqlStore};
 #[cfg(feature = "sqlite")]
 use crate::adapters::sqlite::{self, SqlitePath, SqliteStore};
-#[cfg(feature = "sqlite")]
-use crate::ports::control::ControlError;
+#[cfg(feature = "mysql")]
+use crate::domain::doctor;
 use crate::{
     domain::lock_table::LockTable,
     ports::{
-        control::Control,
+        control::{Control, ControlError},
         executions::{ExecutionStore, StoreError},
         lock::LockProvider,
     },
@@ -112,6 +112,19 @@ impl Database {
         Self::Sqlite(SqlitePath::Memory { name: None })
     }
 
+    /// The offset from UTC in which the orchestrator writes its local times, as `+08:00`; `+00:00` if it is
+    /// not called. A MySQL database whose lock rows say otherwise is refused, and the offset named.
+    #[cfg(feature = "mysql")]
+    #[must_use]
+    pub fn with_time_offset(mut self, offset: &str) -> Self {
+        match &mut self {
+            Self::MySql(settings) => settings.time_offset = offset.into(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => {}
+        }
+        self
+    }
+
     /// Where it listens, if steps could call it.
     pub(super) fn server(&self) -> Option<(String, u16)> {
         match self {
@@ -122,7 +135,7 @@ impl Database {
         }
     }
 
-    /// An SQLite file is migrated; a MySQL database is not.
+    /// An SQLite file is migrated; a MySQL database is not, and has to be in the zone that was said.
     #[cfg_attr(
         not(feature = "mysql"),
         expect(unused_variables, reason = "an SQLite file has a lock table of one name")
@@ -133,18 +146,36 @@ impl Database {
             Self::MySql(settings) => {
                 let lock_table = lock_table.clone();
                 let settings = mysql::Settings { lock_table, ..(**settings).clone() };
-                Ok(Opened::new(MySqlStore::open(settings).await?))
+                let offset = settings.time_offset.clone();
+                let opened = Opened::new(MySqlStore::open(settings).await?);
+                refuse_wrong_zone(&*opened.control, &offset).await?;
+                Ok(opened)
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite(path) => {
                 let settings = sqlite::Settings { path: path.clone() };
                 let opened = Opened::new(SqliteStore::open(settings).await?);
-                match opened.control.migrate(false).await {
-                    Ok(_) => Ok(opened),
-                    Err(ControlError::Store(error)) => Err(error),
-                    Err(error) => Err(StoreError::NotReady(error.to_string())),
-                }
+                opened.control.migrate(false).await.map_err(of_store)?;
+                Ok(opened)
             }
         }
+    }
+}
+
+/// Where the orchestrator's times were taken for others, its cleaner would delete locks that are held,
+/// and what it holds would be taken from it.
+#[cfg(feature = "mysql")]
+async fn refuse_wrong_zone(control: &dyn Control, offset: &str) -> Result<(), StoreError> {
+    let circumstances = control.circumstances().await.map_err(of_store)?;
+    match doctor::wrong_zone(circumstances.orchestrator_ms, offset) {
+        Some(sentence) => Err(StoreError::NotReady(sentence)),
+        None => Ok(()),
+    }
+}
+
+fn of_store(error: ControlError) -> StoreError {
+    match error {
+        ControlError::Store(error) => error,
+        other => StoreError::NotReady(other.to_string()),
     }
 }

@@ -88,6 +88,17 @@ impl ProviderRegistry {
         Err(LockConfigError::Provider { name: config.provider.clone(), known: known.join(", ") })
     }
 
+    /// The provider that a configuration names, for [`Locks::new`](super::Locks::new): a program that has
+    /// locks in a server of their own needs no database. Fails where the name is that of the database.
+    pub async fn open(&self, config: &LockConfig) -> Made {
+        self.check(config).map_err(|error| LockError::NotReady(error.to_string()))?;
+        let of_database = || {
+            let name = &config.provider;
+            Err(LockError::NotReady(format!("{name:?} is the database of an orchestrator")))
+        };
+        self.make(config).await.unwrap_or_else(of_database)
+    }
+
     /// `None`: it is the store.
     pub(super) async fn make(&self, config: &LockConfig) -> Option<Made> {
         let make = self.by_name.get(&config.provider)?;
@@ -120,6 +131,11 @@ mod tests {
         assert!(matches!(made, Err(LockError::NotReady(_))));
         assert!(registry.make(&config("memory")).await.is_some_and(|made| made.is_ok()));
         assert!(registry.make(&config("store")).await.is_none());
+        assert!(registry.open(&config("memory")).await.is_ok());
+        for name in ["store", "consul"] {
+            let refused = registry.open(&config(name)).await.err();
+            assert!(matches!(refused, Some(LockError::NotReady(_))), "{name}: {refused:?}");
+        }
     }
 
     #[test]

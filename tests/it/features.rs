@@ -39,14 +39,17 @@ fn whoever_wants_locks_on_mysql_compiles_no_daemon() {
     for package in DAEMON {
         assert!(!library.contains(package), "the library brings {package}");
     }
-    let unwanted = |name: &&String| name.starts_with("kube") || name.contains("sqlite");
+    let others = ["kube", "redis", "libsqlite3", "sqlx-sqlite"];
+    let unwanted = |name: &&String| others.iter().any(|other| name.starts_with(other));
     assert_eq!(library.iter().find(unwanted), None);
 }
 
 #[test]
-fn whoever_wants_locks_in_memory_compiles_no_database() {
+fn whoever_wants_locks_elsewhere_compiles_no_database() {
     let library = packages(&["--no-default-features"]);
     assert_eq!(library.iter().find(|name| name.starts_with("sqlx")), None);
+    let redis = packages(&["--no-default-features", "--features", "redis"]);
+    assert!(redis.contains("redis") && !redis.contains("sqlx"));
     let sqlite = packages(&["--no-default-features", "--features", "sqlite"]);
     assert!(sqlite.contains("sqlx-sqlite") && !sqlite.contains("sqlx-mysql"));
 }

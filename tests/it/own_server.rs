@@ -14,9 +14,14 @@ use crate::{
     mysql::{Server, kill},
 };
 
+/// In the log of one that has started.
+const READY: &str = "ready for connections";
+
 /// A running server.
 pub struct OwnServer<S: Server> {
     child: Child,
+    words: Vec<String>,
+    env: Vec<(String, String)>,
     port: u16,
     folder: TempDir,
     server: PhantomData<S>,
@@ -37,6 +42,8 @@ impl<S: Server> OwnServer<S> {
         let made = debian::program(&S::root(), &initialize, &log).env("TMPDIR", &seen).status();
         let made = made.expect("chroot starts");
         assert!(made.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let env: Vec<_> = [("TMPDIR".to_owned(), seen.clone())].into_iter().chain(env).collect();
         loop {
             let port = debian::free_port();
             let mut words = vec![S::DAEMON.to_owned(), "--no-defaults".into()];
@@ -52,13 +59,22 @@ impl<S: Server> OwnServer<S> {
                 S::SETTINGS.iter().chain(settings).map(|setting| setting.replace("{}", &seen)),
             );
             let log = folder.path().join("log");
-            let mut server = debian::program(&S::root(), &words, &log);
-            let child = server.env("TMPDIR", &seen).envs(env.iter().copied()).spawn();
+            let child = debian::program(&S::root(), &words, &log).envs(env.iter().cloned()).spawn();
             let mut child = child.expect("chroot starts");
-            if debian::is_ready(&mut child, &log, "ready for connections") {
-                return Self { child, port, folder, server: PhantomData };
+            if debian::is_ready(&mut child, &log, READY) {
+                return Self { child, words, env, port, folder, server: PhantomData };
             }
         }
+    }
+
+    /// Kills it, and starts it again on its data, at the same port.
+    pub fn restart(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+        let log = self.folder.path().join("log");
+        let mut server = debian::program(&S::root(), &self.words, &log);
+        self.child = server.envs(self.env.iter().cloned()).spawn().expect("chroot starts");
+        assert!(debian::is_ready(&mut self.child, &log, READY), "its port is free");
     }
 
     /// Without a database, under this name of its host: `mysql://root@127.0.0.1:3306/`.

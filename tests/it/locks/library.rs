@@ -21,7 +21,7 @@ use sqlx::{MySqlPool, SqlitePool};
 use tempfile::TempDir;
 
 use crate::{
-    contract::Subject,
+    contract::{Subject, world::World},
     mysql::{Database, Server},
     stores::on_both_servers,
 };
@@ -30,6 +30,7 @@ on_both_servers! {
     a_pool_is_all_that_it_needs_and_the_locks_are_those_of_the_database
     a_custom_table_name_is_the_one_that_is_locked_in
     a_database_that_was_never_migrated_says_run_migrate
+    an_orchestrator_in_another_zone_is_told_by_its_rows_and_locked_beside_in_its_own
 }
 
 /// Asks once.
@@ -92,6 +93,28 @@ pub async fn a_database_that_was_never_migrated_says_run_migrate<S: Server>() {
     assert!(refused.to_string().contains("run `orchestrator-worker migrate`"), "{refused}");
     database.store().await.migrate(false).await.expect("it is migrated");
     let handle = Orchestrator::new(&pool).lock("k").await.expect("it is free");
+    handle.release().await.expect("it was held");
+}
+
+pub async fn an_orchestrator_in_another_zone_is_told_by_its_rows_and_locked_beside_in_its_own<
+    S: Server,
+>() {
+    let world = World::<Database<S>>::new().await;
+    world.foreign_lock(&"e".into(), "go-1", 8 * 3_600 + 300).await;
+    let there = Database::<S>::moved(Database::<S>::now(), 8 * 3_600_000);
+    world.edit_lock(&"e".into(), &format!("created_at={there}, updated_at={there}")).await;
+    let pool = MySqlPool::connect(&world.subject.url(None)).await.expect("a pool");
+    let refused = named(&pool, impatient(), "a").lock("k").await.expect_err("another zone");
+    assert!(refused.to_string().contains("database.time_offset to +08:00"), "{refused}");
+
+    let place = Place::from(&pool).with_time_offset("+08:00");
+    let orchestrator = named(place, impatient(), "a");
+    let held = orchestrator.inspect("workflow_execution:e").await.expect("an answer");
+    let held = held.expect("its time is not past");
+    assert!(held.expires_in <= Duration::from_secs(300), "{held:?}");
+    let handle = orchestrator.lock("k").await.expect("it is free");
+    let sql = format!("SELECT COUNT(*) FROM distributed_locks WHERE expires_at < {there}");
+    assert_eq!(world.subject.one(&sql).await.as_deref(), Some("0"), "its cleaner deletes none");
     handle.release().await.expect("it was held");
 }
 

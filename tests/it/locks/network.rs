@@ -14,14 +14,15 @@ use orchestrator_worker::{
 };
 use secrecy::SecretString;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, block_in_place},
     time::{Instant, timeout},
 };
 
-use super::{key, ours, wish};
+use super::{faults, key, ours, wish};
 use crate::{
     contract::{Subject, world::*},
     mysql::{Database, Server},
+    own_server::OwnServer,
     proxy::{CEILING, Mode, Proxy},
     stores::on_both_servers,
 };
@@ -32,6 +33,7 @@ on_both_servers! {
     a_renewal_that_went_unanswered_is_sent_again
     a_release_that_went_unanswered_has_freed_the_key
     a_refused_connection_is_an_error_at_once_and_the_next_call_works
+    locks_and_fences_outlive_a_restart_of_the_server
     a_claim_by_id_whose_commit_went_unanswered_is_adopted
     a_claim_by_id_whose_commit_never_arrived_leaves_it_pending
 }
@@ -172,6 +174,15 @@ pub async fn a_refused_connection_is_an_error_at_once_and_the_next_call_works<S:
     net.proxy.set(Mode::Pass);
     let lease = net.take_in_the_end(&wish).await;
     net.is_held_once(&lease).await;
+}
+
+pub async fn locks_and_fences_outlive_a_restart_of_the_server<S: Server>() {
+    let mut server = block_in_place(|| OwnServer::<S>::start(&[], &[], |_| {}));
+    server.exec("CREATE DATABASE locks").await;
+    let url = format!("{}locks", server.url("127.0.0.1"));
+    let store = MySqlStore::open(Settings::new(url.into())).await.expect("a store");
+    store.migrate(false).await.expect("it is migrated");
+    faults::locks_and_fences_outlive_a_restart(&store, || server.restart()).await;
 }
 
 async fn submit<S: Server>(net: &Net<S>) -> ExecutionId {
