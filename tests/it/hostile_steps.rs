@@ -28,6 +28,8 @@ use crate::{
 
 /// Executions at one time.
 const AT_ONCE: u64 = 50;
+/// Files that are open at one time: the pipes of so many scripts, or their connections, and the worker's own.
+const FILES: u64 = AT_ONCE * 6 + 64;
 /// By which the processes of this test's steps are known.
 const MARK: &str = "OW_HOSTILE_STEPS";
 
@@ -244,9 +246,10 @@ async fn hostile_steps_in_any_number_leave_neither_processes_nor_memory_nor_open
          second, {after:?} afterwards",
         began.elapsed()
     );
-    // Twice what is at work at one time, and what the allocator keeps.
-    assert!(second.memory_kib < first.memory_kib * 3 / 2 + 16 * 1024, "{first:?} {second:?}");
-    assert!(second.files <= first.files * 3 / 2 + 32, "{first:?} {second:?}");
+    // What is at work at one time, and what the allocator keeps. On a busy machine the first half may be
+    // over before everything is at work.
+    assert!(second.memory_kib < first.memory_kib * 3 / 2 + 32 * 1024, "{first:?} {second:?}");
+    assert!(first.files.max(second.files) <= FILES, "{first:?} {second:?}");
     assert_ended_as_they_deserve(&path, &workflows, submitted).await;
     worker.signal(Signal::TERM);
     assert!(worker.wait().success());

@@ -48,6 +48,7 @@ mod place;
 mod races;
 mod spoiled;
 mod twin;
+mod unwatched;
 pub mod workload;
 
 const WORKERS: usize = 4;

@@ -109,3 +109,34 @@ pub async fn locks_and_fences_outlive_a_restart(
     assert!(answered(|| provider.release(&lease)).await);
     assert!(taken(provider, &wish(&key("kept"), "b")).await.fence > lease.fence);
 }
+
+/// Of a server that `tests/servers one` calls so; `proxied()` makes a provider near it, one behind a proxy
+/// with [`PATIENCE`], and the proxy, `at(url)` settings for it, and `open` a provider.
+macro_rules! stories {
+    ($server:literal) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn every_call_survives_the_loss_of_any_answer() {
+            let (near, far, proxy) = proxied().await;
+            faults::every_call_survives_the_loss_of_any_answer(&near, &far, &proxy).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn a_server_that_is_gone_is_told_and_found_again() {
+            let (_, far, proxy) = proxied().await;
+            faults::a_server_that_is_gone_is_told_and_found_again(&far, &proxy).await;
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn locks_and_fences_outlive_a_restart() {
+            let start = || crate::instance::Instance::start($server);
+            let mut server = tokio::task::block_in_place(start);
+            let locks = open(&at(&server.url)).await;
+            let restart = || {
+                server.tell("kill");
+                server.tell("start");
+            };
+            faults::locks_and_fences_outlive_a_restart(&locks, restart).await;
+        }
+    };
+}
+pub(super) use stories;

@@ -20,7 +20,7 @@ use super::{
     own::Own,
     wish,
 };
-use crate::{authority::Authority, instance::Instance, proxy::Proxy, servers::etcd_url};
+use crate::{authority::Authority, proxy::Proxy, servers::etcd_url};
 
 struct Etcd(Settings);
 
@@ -44,18 +44,22 @@ async fn open(settings: &Settings) -> EtcdLocks {
     EtcdLocks::open(settings.clone()).await.expect("a server")
 }
 
-fn settings(endpoints: &[&str]) -> Settings {
+fn at(url: &str) -> Settings {
+    of(&[url])
+}
+
+fn of(endpoints: &[&str]) -> Settings {
     let endpoints = endpoints.iter().map(|url| url.parse().expect("a URL")).collect();
     Settings { prefix: format!("test-{}:", Uuid::new_v4().simple()), ..Settings::new(endpoints) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_promise_of_a_lock_provider_is_kept() {
-    conformance::check(Etcd(settings(&[&etcd_url()]))).await;
+    conformance::check(Etcd(at(&etcd_url()))).await;
 }
 
 async fn proxied() -> (EtcdLocks, EtcdLocks, Proxy) {
-    let near = settings(&[&etcd_url()]);
+    let near = at(&etcd_url());
     let server = near.endpoints[0].socket_addrs(|| None).expect("its address")[0];
     let proxy = Proxy::start(server).await;
     let endpoints = vec![Url::parse(&format!("http://{}", proxy.address())).expect("a URL")];
@@ -63,40 +67,19 @@ async fn proxied() -> (EtcdLocks, EtcdLocks, Proxy) {
     (open(&near).await, open(&far).await, proxy)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_survives_the_loss_of_any_answer() {
-    let (near, far, proxy) = proxied().await;
-    faults::every_call_survives_the_loss_of_any_answer(&near, &far, &proxy).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_gone_is_told_and_found_again() {
-    let (_, far, proxy) = proxied().await;
-    faults::a_server_that_is_gone_is_told_and_found_again(&far, &proxy).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_and_fences_outlive_a_restart() {
-    let mut server = tokio::task::block_in_place(|| Instance::start("etcd"));
-    let locks = open(&settings(&[&server.url])).await;
-    let restart = || {
-        server.tell("kill");
-        server.tell("start");
-    };
-    faults::locks_and_fences_outlive_a_restart(&locks, restart).await;
-}
+faults::stories! { "etcd" }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_member_is_asked_where_one_cannot_be_reached() {
     let nobody = format!("http://127.0.0.1:{}", crate::debian::free_port());
-    let locks = open(&settings(&[&nobody, &etcd_url()])).await;
+    let locks = open(&of(&[&nobody, &etcd_url()])).await;
     taken(&locks, &wish(&key("k"), "a")).await;
 }
 
 /// A lease of etcd lasts as long as it was made for; a lock may ask for another time at each renewal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_may_be_for_longer_than_the_lock_was_taken_for() {
-    let locks = open(&settings(&[&etcd_url()])).await;
+    let locks = open(&at(&etcd_url())).await;
     let mut short = wish(&key("k"), "a");
     short.ttl = Duration::from_secs(30);
     let lease = taken(&locks, &short).await;
@@ -140,7 +123,7 @@ async fn a_server_must_prove_its_name_and_its_users_theirs() {
     let user = |name: &str, password: &str| Some((name.to_owned(), password.into()));
     let with = |host: &str, ca: &[u8], user| {
         let endpoint = format!("https://{host}:{}", server.port);
-        Settings { ca: ca.to_vec(), user, ..settings(&[&endpoint]) }
+        Settings { ca: ca.to_vec(), user, ..at(&endpoint) }
     };
     open(&with("localhost", &ca, None)).await;
     let pem = reqwest::Certificate::from_pem(&ca).expect("a certificate");

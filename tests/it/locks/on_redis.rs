@@ -20,7 +20,7 @@ use super::{
     own::Own,
     wish,
 };
-use crate::{authority::Authority, instance::Instance, proxy::Proxy, servers::redis_url};
+use crate::{authority::Authority, proxy::Proxy, servers::redis_url};
 
 struct Redis(Settings);
 
@@ -39,17 +39,17 @@ async fn open(settings: &Settings) -> RedisLocks {
     RedisLocks::open(settings.clone()).await.expect("a server")
 }
 
-fn settings(url: &str) -> Settings {
+fn at(url: &str) -> Settings {
     Settings { prefix: format!("test-{}:", Uuid::new_v4().simple()), ..Settings::new(url.into()) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_promise_of_a_lock_provider_is_kept() {
-    conformance::check(Redis(settings(&redis_url()))).await;
+    conformance::check(Redis(at(&redis_url()))).await;
 }
 
 async fn proxied() -> (RedisLocks, RedisLocks, Proxy) {
-    let near = settings(&redis_url());
+    let near = at(&redis_url());
     let url = url::Url::parse(&redis_url()).expect("one");
     let server = url.socket_addrs(|| None).expect("its address")[0];
     let proxy = Proxy::start(server).await;
@@ -58,28 +58,7 @@ async fn proxied() -> (RedisLocks, RedisLocks, Proxy) {
     (open(&near).await, open(&far).await, proxy)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_survives_the_loss_of_any_answer() {
-    let (near, far, proxy) = proxied().await;
-    faults::every_call_survives_the_loss_of_any_answer(&near, &far, &proxy).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_gone_is_told_and_found_again() {
-    let (_, far, proxy) = proxied().await;
-    faults::a_server_that_is_gone_is_told_and_found_again(&far, &proxy).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_and_fences_outlive_a_restart() {
-    let mut server = block_in_place(|| Instance::start("redis"));
-    let locks = open(&settings(&server.url)).await;
-    let restart = || {
-        server.tell("kill");
-        server.tell("start");
-    };
-    faults::locks_and_fences_outlive_a_restart(&locks, restart).await;
-}
+faults::stories! { "redis" }
 
 /// A master, a replica that has all that it has, and one who watches both.
 struct Watched {
@@ -116,7 +95,7 @@ impl Watched {
     fn settings(&self) -> Settings {
         let urls = vec![format!("redis://127.0.0.1:{}", self.sentinel.port).into()];
         let sentinels = Some(Sentinels { urls, master: "main".into() });
-        Settings { sentinels, timeout: PATIENCE, ..settings("redis://unused/") }
+        Settings { sentinels, timeout: PATIENCE, ..at("redis://unused/") }
     }
 }
 
@@ -193,7 +172,7 @@ async fn a_server_must_prove_its_name_and_its_users_theirs() {
     let strange = fs::read(server.file("theirs.pem")).expect("it is there");
     let with = |user: &str, host: &str, ca: &[u8]| Settings {
         ca: ca.to_vec(),
-        ..settings(&format!("rediss://{user}{host}:{}/", server.port))
+        ..at(&format!("rediss://{user}{host}:{}/", server.port))
     };
     let right = format!(":{PASSWORD}@");
     taken(&open(&with(&right, "localhost", &ca)).await, &wish(&key("k"), "a")).await;
@@ -207,7 +186,7 @@ async fn a_server_must_prove_its_name_and_its_users_theirs() {
         assert!(!refused.to_string().contains(PASSWORD), "{what}: {refused}");
         assert_eq!(matches!(refused, LockError::NotReady(_)), is_for_a_person, "{what}: {refused}");
     }
-    let plain = settings(&format!("redis://{right}localhost:{}/", server.port));
+    let plain = at(&format!("redis://{right}localhost:{}/", server.port));
     assert!(RedisLocks::open(plain).await.is_err(), "without TLS");
 }
 
