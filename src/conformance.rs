@@ -55,6 +55,11 @@ pub trait Subject: Send + Sync + 'static {
         Duration::from_secs(1)
     }
 
+    /// Whether it says since when a key is held.
+    fn tells_age(&self) -> bool {
+        true
+    }
+
     /// How many ask for one key at one time.
     fn contenders(&self) -> usize {
         50
@@ -152,6 +157,11 @@ struct Ground {
 }
 
 impl Ground {
+    /// Whether an age is told, if it is to be, and is one that can be.
+    fn tells(&self, age: Option<Duration>, can_be: impl Fn(Duration) -> bool) -> bool {
+        age.map_or(!self.subject.tells_age(), can_be)
+    }
+
     async fn new(subject: impl Subject) -> Self {
         let providers =
             [subject.provider().await, subject.provider().await, subject.provider().await];

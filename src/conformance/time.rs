@@ -13,7 +13,7 @@ pub(super) async fn a_key_goes_to_another_when_its_time_is_past_and_not_before(g
     assert!(at_least(sent, ttl), "it was taken after {:?} of {ttl:?}", sent.elapsed());
     let held = ground.a().inspect(&key).await.expect("it is held");
     assert_eq!((held.owner.as_str(), held.fence), ("b", taken.fence));
-    assert!(held.age.is_none_or(|age| age + ttl <= sent.elapsed() + PAUSE), "{held:?}");
+    assert!(ground.tells(held.age, |age| age + ttl <= sent.elapsed() + PAUSE), "{held:?}");
 }
 
 /// A refusal counts where its answer came before the time of the last renewal was past: a provider
