@@ -3,6 +3,7 @@
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod external;
 pub mod lane;
 pub mod memory;
 #[cfg(feature = "mysql")]

@@ -29,6 +29,7 @@ use crate::{
         retry::Backoff,
         trace::{Mode, Sampling},
     },
+    orchestrator::LockConfig,
     telemetry,
 };
 
@@ -52,6 +53,8 @@ pub struct Config {
     /// The configuration file that was read, if there was one.
     pub file: Option<PathBuf>,
     pub store: Store,
+    /// Where leases are kept, if not in the store.
+    pub leases: Option<LockConfig>,
     pub worker: Worker,
     pub shell: Shell,
     pub http: Http,
@@ -201,8 +204,10 @@ impl Config {
         let layers = layers::load(flags, around)?;
         let (settings, origins) = (&layers.settings, &layers.origins);
         let worker = check::worker(settings, origins, around)?;
+        let store = database::store(&layers, around)?;
         Ok(Self {
-            store: database::store(&layers, around)?,
+            leases: check::leases(settings, origins, &store)?,
+            store,
             otlp: otlp(around, &worker.owner),
             worker,
             trace_mode: check::trace_mode(settings, origins)?,

@@ -5,5 +5,6 @@
 pub mod control;
 pub mod executions;
 pub mod lock;
+pub mod rows;
 pub mod runner;
 pub mod spans;

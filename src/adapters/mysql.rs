@@ -57,6 +57,7 @@ mod claim;
 mod control;
 mod draft;
 mod eligible;
+mod elsewhere;
 mod ending;
 mod errors;
 mod facts;

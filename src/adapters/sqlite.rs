@@ -53,9 +53,12 @@ use crate::{
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
-    ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Named,
-        Queue, Remains, StoreError,
+    ports::{
+        executions::{
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
+            Named, Queue, Remains, StoreError,
+        },
+        rows::RowStore,
     },
 };
 
@@ -289,6 +292,48 @@ impl ExecutionStore for SqliteStore {
         let eligibility = eligibility.clone();
         self.on(&self.work, move |c| Box::pin(async move { look::queue(c, &eligibility).await }))
             .await
+    }
+}
+
+#[async_trait]
+impl RowStore for SqliteStore {
+    async fn due(&self, as_who: &Claimant, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        let as_who = as_who.clone();
+        self.on(&self.work, move |c| Box::pin(async move { claim::due(c, &as_who, limit).await }))
+            .await
+    }
+
+    async fn claim_these(
+        &self,
+        as_who: &Claimant,
+        executions: &[ExecutionId],
+    ) -> Result<Batch, StoreError> {
+        let (shared, as_who) = (self.shared.clone(), as_who.clone());
+        let executions = executions.to_vec();
+        self.on(&self.work, move |c| {
+            Box::pin(async move { claim::claim_these(c, &shared, &as_who, &executions).await })
+        })
+        .await
+    }
+
+    async fn put_off(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        let (shared, executions) = (self.shared.clone(), executions.to_vec());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { claim::put_off(c, &shared, &executions).await })
+        })
+        .await
+    }
+
+    async fn standing(
+        &self,
+        within: Duration,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError> {
+        let leases = leases.to_vec();
+        let lanes = self.leases.as_ref().unwrap_or(&self.work);
+        let job =
+            lanes.run(within, move |c| Box::pin(async move { renew::standing(c, &leases).await }));
+        job.await.map_err(|failure: Failure| failure.into_store(&self.place))
     }
 }
 

@@ -130,7 +130,10 @@ impl Daemon {
     async fn open_once(&self) -> Result<Stores, AppError> {
         let stores = stores::open(&self.config.store).await?;
         circumstances::look(&stores, &self.config, &self.instruments).await?;
-        Ok(stores)
+        match &self.config.leases {
+            None => Ok(stores),
+            Some(leases) => Ok(stores.leasing_from(leases).await?),
+        }
     }
 
     /// Whether an error passes without anybody at this terminal. In a pod even what a person must
@@ -148,6 +151,7 @@ impl Daemon {
             _ => return false,
         };
         match (&self.config.store, store) {
+            (_, StoreError::Leases(error)) => error.is_passing() || self.config.in_pod,
             (Store::Sqlite(_), _) => false,
             (Store::MySql(_), StoreError::NotReady(_) | StoreError::Data(_)) => self.config.in_pod,
             (

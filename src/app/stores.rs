@@ -8,13 +8,16 @@ use std::sync::Arc;
 use super::AppError;
 use crate::{
     adapters::{
+        external::ExternalLeases,
         mysql::{self, MySqlStore, PasswordFile},
         sqlite::{self, SqlitePath, SqliteStore},
     },
     config::{MySql, Sqlite, Store, Tls},
+    orchestrator::{LockConfig, ProviderRegistry},
     ports::{
         control::{Control, Filter},
-        executions::ExecutionStore,
+        executions::{ExecutionStore, StoreError},
+        rows::RowStore,
     },
 };
 
@@ -23,12 +26,22 @@ use crate::{
 pub struct Stores {
     pub executions: Arc<dyn ExecutionStore>,
     pub control: Arc<dyn Control>,
+    rows: Arc<dyn RowStore>,
 }
 
 impl Stores {
-    fn new<S: ExecutionStore + Control>(store: S) -> Self {
+    fn new<S: RowStore + Control>(store: S) -> Self {
         let store = Arc::new(store);
-        Self { executions: store.clone(), control: store }
+        Self { executions: store.clone(), control: store.clone(), rows: store }
+    }
+
+    /// The same, with the leases of executions in another server. Asks it for something, so that wrong
+    /// settings are told at once.
+    pub async fn leasing_from(self, leases: &LockConfig) -> Result<Self, StoreError> {
+        let provider =
+            ProviderRegistry::default().open(leases).await.map_err(StoreError::Leases)?;
+        let leased = ExternalLeases::new(self.rows.clone(), provider, leases.provider.clone());
+        Ok(Self { executions: Arc::new(leased), ..self })
     }
 }
 

@@ -8,20 +8,23 @@ use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ConfigError, Log, LogFormat, Shell, ShellLimits, Surroundings, Worker,
+    ConfigError, Log, LogFormat, Shell, ShellLimits, Store, Surroundings, Worker,
     layers::Origins,
     owner_name,
     settings::{Names, Settings},
 };
-use crate::domain::{
-    drain_contract::PodTerms,
-    eligibility::{Backlog, Eligibility},
-    id::Owner,
-    lease::LeaseTerms,
-    pod::PodProcess,
-    retention::Retention,
-    retry::Backoff,
-    trace::Mode,
+use crate::{
+    domain::{
+        drain_contract::PodTerms,
+        eligibility::{Backlog, Eligibility},
+        id::Owner,
+        lease::LeaseTerms,
+        pod::PodProcess,
+        retention::Retention,
+        retry::Backoff,
+        trace::Mode,
+    },
+    orchestrator::LockConfig,
 };
 
 /// A claim transaction holds no more executions than this.
@@ -102,6 +105,43 @@ fn terms(settings: &Settings, origins: &Origins) -> Result<LeaseTerms, ConfigErr
         ttl: origins.of("lock.ttl"),
         renew_every: origins.of("lock.renew_every"),
     })
+}
+
+/// Where leases are kept, if not in the database.
+pub(super) fn leases(
+    settings: &Settings,
+    origins: &Origins,
+    store: &Store,
+) -> Result<Option<LockConfig>, ConfigError> {
+    let lock = &settings.lock;
+    for checked in [lock.redis.check(), lock.etcd.check()] {
+        // What does not fit begins with its setting.
+        checked.map_err(|why| {
+            let (key, problem) = why.split_once(' ').unwrap_or((&why, ""));
+            ConfigError::invalid(origins, &format!("lock.{key}"), problem)
+        })?;
+    }
+    let refused = |problem| Err(ConfigError::invalid(origins, "lock.provider", problem));
+    match lock.provider.as_str() {
+        LockConfig::STORE => return Ok(None),
+        LockConfig::MYSQL if matches!(store, Store::MySql(_)) => return Ok(None),
+        LockConfig::MYSQL => {
+            return refused(format!("is mysql, and the database is {store}; give store"));
+        }
+        LockConfig::REDIS | LockConfig::ETCD => {}
+        other => return refused(format!("is {other:?}; give store, redis or etcd")),
+    }
+    if settings.claim.one_per_template {
+        let problem = "is true, and leases are kept outside the database, where templates have none \
+                       (lock.provider); give false, or keep leases in the store";
+        return Err(ConfigError::invalid(origins, "claim.one_per_template", problem));
+    }
+    Ok(Some(LockConfig {
+        provider: lock.provider.clone(),
+        redis: lock.redis.clone(),
+        etcd: lock.etcd.clone(),
+        ..LockConfig::default()
+    }))
 }
 
 fn eligibility(settings: &Settings, origins: &Origins) -> Result<Eligibility, ConfigError> {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Config, ConfigError, Flags, Store, Surroundings, database, layers};
+use super::{Config, ConfigError, Flags, Store, Surroundings, check, database, layers};
 
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,6 +23,8 @@ impl Config {
     pub fn settings(flags: &Flags, around: &Surroundings) -> Result<Vec<Setting>, ConfigError> {
         let layers = layers::load(flags, around)?;
         let store = database::store(&layers, around)?;
+        // An address with a password in it is refused here.
+        check::leases(&layers.settings, &layers.origins, &store)?;
         let written = serde_json::to_value(&layers.settings).expect("plain fields");
         let mut values = Vec::new();
         flatten("", written, &mut values);

@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::lock_table::LockTable;
+use crate::{
+    domain::lock_table::LockTable,
+    orchestrator::{EtcdLockConfig, LockConfig, RedisLockConfig},
+};
 
 /// A level of the configuration: fields with their defaults.
 macro_rules! level {
@@ -48,10 +51,14 @@ level!(Settings {
 });
 
 level!(Lock {
+    /// Where leases are kept: `store` (`mysql` is the same where that is the database), `redis` or `etcd`.
+    provider: String = LockConfig::STORE.into(),
     ttl: String = "30s".into(),
     renew_every: String = "5s".into(),
     /// What an orchestrator's MySQL database calls its lock table.
     table: String = LockTable::USUAL.into(),
+    redis: RedisLockConfig = RedisLockConfig::default(),
+    etcd: EtcdLockConfig = EtcdLockConfig::default(),
 });
 
 level!(Claim {

@@ -6,7 +6,8 @@
 use std::{fmt, str::FromStr};
 
 /// `ow_owner_uid`: empty outside Kubernetes, else the pod's UID, and behind a slash which
-/// [`Life`] where the process holds the lock of its volume. At most 64 ASCII characters.
+/// [`Life`] where the process holds the lock of its volume. Behind that stands where the lease is kept,
+/// if not in the lock table ([`kept_in`]). At most 64 ASCII characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodProcess {
     uid: String,
@@ -15,12 +16,12 @@ pub struct PodProcess {
 
 /// Why a text is no pod's UID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must have at most 40 letters, digits and dashes")]
+#[error("it must have at most 38 letters, digits and dashes")]
 pub struct PodUidError;
 
 impl PodProcess {
-    /// The column holds 64, of which a life takes up to 20.
-    const LONGEST_UID: usize = 40;
+    /// The column holds 64, of which a life takes up to 20 and the name of a provider up to 6.
+    const LONGEST_UID: usize = 38;
 
     /// A process that has proved nothing yet; `uid` is empty outside Kubernetes.
     pub fn try_new(uid: &str) -> Result<Self, PodUidError> {
@@ -48,7 +49,8 @@ impl PodProcess {
 
     /// Whether whoever wrote `column` is dead because this process lives.
     pub fn comes_after(&self, column: &str) -> bool {
-        let (Some(own), Some((uid, other))) = (&self.life, column.split_once('/')) else {
+        let process = column.split('@').next().unwrap_or_default();
+        let (Some(own), Some((uid, other))) = (&self.life, process.split_once('/')) else {
             return false;
         };
         !uid.is_empty()
@@ -64,6 +66,16 @@ impl fmt::Display for PodProcess {
             Some(life) => write!(f, "{}/{life}", self.uid),
         }
     }
+}
+
+/// The same process, its lease kept by this provider in place of the lock table.
+pub fn keeping_in(process: &str, provider: &str) -> String {
+    format!("{process}@{provider}")
+}
+
+/// By which provider the lease of whoever wrote `column` is kept; `None`: in the lock table.
+pub fn kept_in(column: &str) -> Option<&str> {
+    Some(column.split_once('@')?.1)
 }
 
 /// The how-manieth holder of the lock of a volume, written `4f2a91c7.3`.
@@ -146,12 +158,12 @@ mod tests {
 
     #[test]
     fn what_the_column_cannot_hold_is_no_uid() {
-        for good in ["", UID, &"a".repeat(40)] {
+        for good in ["", UID, &"a".repeat(38)] {
             let longest = Life { volume: u32::MAX, number: u32::MAX };
             let process = PodProcess::try_new(good).expect("a UID").with_life(longest);
             assert!(process.to_string().len() <= 64, "{process}");
         }
-        for bad in [&*"a".repeat(41), "a/b", "a.b", "ü", "a b", "../x"] {
+        for bad in [&*"a".repeat(39), "a/b", "a.b", "ü", "a b", "../x"] {
             assert_eq!(PodProcess::try_new(bad), Err(PodUidError), "{bad}");
         }
     }

@@ -9,7 +9,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     id::{Beat, ExecutionId, Fence, RELEASED},
     lease::LeaseTerms,
-    pod::PodProcess,
+    pod::{PodProcess, kept_in},
 };
 
 /// An execution that some worker holds, as the survey read it.
@@ -24,6 +24,19 @@ pub struct Held {
     pub cancelled: bool,
     /// Its lock row; `None` if there is none.
     pub lock: Option<LockSeen>,
+    /// Its lease in the provider that this process asks; `None` where that is in the lock table, or in
+    /// another provider.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// A lease that is kept outside the database, as its provider tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    Held {
+        /// By the provider's clock.
+        ends_in: Duration,
+    },
+    Free,
 }
 
 /// The owner column of an execution.
@@ -163,15 +176,29 @@ impl TakeOver {
 /// How long a lock row that was never seen may be missing.
 pub const UNSEEN_TTL: Duration = Duration::from_secs(60);
 
+/// How a lease has stood since it was first seen under this fence and owner.
 #[derive(Clone, Debug)]
 struct Sighting {
     fence: Fence,
     by: Holder,
-    lock: Option<(Fence, Beat)>,
-    /// When the reply that first showed it like this had come.
-    since: Duration,
-    /// The last TTL seen at this fence.
-    ttl: Option<Duration>,
+    watch: Watch,
+}
+
+#[derive(Clone, Debug)]
+enum Watch {
+    Row {
+        lock: Option<(Fence, Beat)>,
+        /// When the reply that first showed it like this had come.
+        since: Duration,
+        /// The last TTL seen at this fence.
+        ttl: Option<Duration>,
+    },
+    Elsewhere {
+        /// When the reply that first showed it free had come, if it was not held since.
+        free_since: Option<Duration>,
+        /// How much of its time it had left when it was last seen held.
+        left: Option<Duration>,
+    },
 }
 
 /// What this process has seen of other workers' leases over time.
@@ -205,10 +232,10 @@ impl Observations {
                 due.push(TakeOver { seen: held.clone(), cause });
                 continue;
             }
-            let sighting = sight(before.remove(&held.execution), held, replied);
-            if sent.saturating_sub(sighting.since) >= sighting.patience(own_ttl) {
-                let cause =
-                    if held.lock.is_some() { Cause::LeaseExpired } else { Cause::LeaseMissing };
+            let Some(sighting) = sight(before.remove(&held.execution), held, replied) else {
+                continue;
+            };
+            if let Some(cause) = sighting.dead(held, sent, own_ttl) {
                 due.push(TakeOver { seen: held.clone(), cause });
             }
             self.seen.insert(held.execution.clone(), sighting);
@@ -223,10 +250,38 @@ impl Observations {
 }
 
 impl Sighting {
-    /// No worker has a longer TTL than the longest, whatever somebody has written into its row.
-    fn patience(&self, own_ttl: Duration) -> Duration {
-        own_ttl.max(self.ttl.unwrap_or(UNSEEN_TTL).min(LeaseTerms::LONGEST_TTL))
+    /// Why its holder cannot act under it any more.
+    fn dead(&self, held: &Held, sent: Duration, own_ttl: Duration) -> Option<Cause> {
+        match &self.watch {
+            Watch::Row { since, ttl, .. } => {
+                let cause =
+                    if held.lock.is_some() { Cause::LeaseExpired } else { Cause::LeaseMissing };
+                let has_stood = sent.saturating_sub(*since) >= patience(own_ttl, *ttl);
+                has_stood.then_some(cause)
+            }
+            Watch::Elsewhere { free_since, left } => {
+                let free_for = sent.saturating_sub((*free_since)?);
+                // The row of the claim tells its writer's time.
+                let ttl = own_ttl.max(held.lock.map_or(Duration::ZERO, |lock| lock.ttl));
+                let ttl = ttl.min(LeaseTerms::LONGEST_TTL);
+                match left {
+                    Some(left) if *left <= ttl / RUNNING_OUT => Some(Cause::LeaseExpired),
+                    Some(_) => (free_for >= ttl).then_some(Cause::LeaseMissing),
+                    None => (free_for >= UNSEEN_TTL).then_some(Cause::LeaseMissing),
+                }
+            }
+        }
     }
+}
+
+/// A lease that is renewed in time is never seen with only this part of its time left, since there are three
+/// renewals in it at least. So one that was, and is free, has come to its end; any other was lost by its
+/// provider, and its holder may put it back, or act under it until its time is past.
+const RUNNING_OUT: u32 = 3;
+
+/// No worker has a longer TTL than the longest, whatever somebody has written into its row.
+fn patience(own_ttl: Duration, ttl: Option<Duration>) -> Duration {
+    own_ttl.max(ttl.unwrap_or(UNSEEN_TTL).min(LeaseTerms::LONGEST_TTL))
 }
 
 /// Why nobody has to be watched to know that its holder is gone.
@@ -238,15 +293,39 @@ fn gone(held: &Held, own: &PodProcess) -> Option<Cause> {
     }
 }
 
-/// The former sighting goes on if nothing changed since, else a new one begins.
-fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Sighting {
+/// The former sighting goes on if nothing changed since, else a new one begins. `None`: the lease is kept
+/// where this process does not look, and nothing that it sees says anything about it.
+fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Option<Sighting> {
+    let before = before.filter(|old| old.fence == held.fence && old.by == held.by);
+    let before = before.map(|old| old.watch);
+    let watch = match (held.elsewhere, kept_in(&held.uid)) {
+        (Some(now), _) => sight_elsewhere(before, now, replied),
+        (None, Some(_)) => return None,
+        (None, None) => sight_row(before, held, replied),
+    };
+    Some(Sighting { fence: held.fence, by: held.by.clone(), watch })
+}
+
+fn sight_row(before: Option<Watch>, held: &Held, replied: Duration) -> Watch {
     let lock = held.lock.map(|lock| (lock.fence, lock.beat));
     let ttl_now = held.lock.map(|lock| lock.ttl);
-    let same_term = before.filter(|old| old.fence == held.fence && old.by == held.by);
-    let ttl = ttl_now.or_else(|| same_term.as_ref().and_then(|old| old.ttl));
-    match same_term {
-        Some(old) if old.lock == lock => Sighting { ttl, ..old },
-        _ => Sighting { fence: held.fence, by: held.by.clone(), lock, since: replied, ttl },
+    let Some(Watch::Row { lock: old_lock, since, ttl }) = before else {
+        return Watch::Row { lock, since: replied, ttl: ttl_now };
+    };
+    let since = if old_lock == lock { since } else { replied };
+    Watch::Row { lock, since, ttl: ttl_now.or(ttl) }
+}
+
+fn sight_elsewhere(before: Option<Watch>, now: Elsewhere, replied: Duration) -> Watch {
+    let (free_since, left) = match before {
+        Some(Watch::Elsewhere { free_since, left }) => (free_since, left),
+        _ => (None, None),
+    };
+    match now {
+        Elsewhere::Held { ends_in } => Watch::Elsewhere { free_since: None, left: Some(ends_in) },
+        Elsewhere::Free => {
+            Watch::Elsewhere { free_since: Some(free_since.unwrap_or(replied)), left }
+        }
     }
 }
 
@@ -269,7 +348,16 @@ mod tests {
                 ttl: TTL,
                 expires_ms: 0,
             }),
+            elsewhere: None,
         }
+    }
+
+    /// `left`: of its time, in seconds; `None`: its provider says that it is free.
+    fn held_elsewhere(left: Option<u64>) -> Held {
+        let elsewhere = left
+            .map_or(Elsewhere::Free, |left| Elsewhere::Held { ends_in: Duration::from_secs(left) });
+        // The row of the claim, which nobody renews.
+        Held { uid: "u-1@redis".into(), elsewhere: Some(elsewhere), ..held(Some(1)) }
     }
 
     /// Surveys at the given seconds; returns the second of the first takeover and its cause.
@@ -365,6 +453,46 @@ mod tests {
             let due = Observations::default().observe(now, now, TTL, &own, &[held], |_, _| false);
             assert_eq!(due.first().map(|it| it.cause), expected);
         }
+    }
+
+    #[test]
+    fn a_lease_elsewhere_that_ran_out_is_taken_over_as_soon_as_it_is_free() {
+        let dies_at_ten = |at: u64| held_elsewhere((at < 38).then(|| 38 - at.max(8)));
+        assert_eq!(
+            first_takeover(TTL, &every_second(dies_at_ten)),
+            Some((38, Cause::LeaseExpired))
+        );
+        let lives = |at| held_elsewhere(Some(30 - at % 5));
+        assert_eq!(first_takeover(TTL, &every_second(lives)), None);
+    }
+
+    #[test]
+    fn a_lease_that_its_provider_lost_is_its_holders_until_its_time_is_past() {
+        // A failover forgets it at 10, and its holder puts it back at 14.
+        let put_back = |at: u64| held_elsewhere((!(10..14).contains(&at)).then_some(28));
+        assert_eq!(first_takeover(TTL, &every_second(put_back)), None);
+        let forgotten = |at: u64| held_elsewhere((at < 10).then_some(28));
+        assert_eq!(first_takeover(TTL, &every_second(forgotten)), Some((40, Cause::LeaseMissing)));
+        let longer = Duration::from_secs(45);
+        let forgotten = every_second(forgotten);
+        assert_eq!(first_takeover(longer, &forgotten), Some((55, Cause::LeaseMissing)));
+    }
+
+    #[test]
+    fn a_lease_elsewhere_that_was_never_seen_held_waits_for_the_longest_time() {
+        let never = every_second(|_| held_elsewhere(None));
+        assert_eq!(first_takeover(TTL, &never), Some((60, Cause::LeaseMissing)));
+    }
+
+    #[test]
+    fn what_is_kept_where_nobody_looks_is_never_taken_for_dead_and_free_when_handed_back() {
+        let unknown = Held { elsewhere: None, ..held_elsewhere(None) };
+        assert_eq!(first_takeover(TTL, &every_second(|_| unknown.clone())), None);
+        let released = Held { by: Holder::Released, ..unknown };
+        assert_eq!(
+            first_takeover(TTL, &every_second(|_| released.clone())),
+            Some((0, Cause::Released))
+        );
     }
 
     #[test]

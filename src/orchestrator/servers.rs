@@ -10,7 +10,7 @@ use std::{
 };
 
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use crate::ports::lock::LockError;
@@ -73,6 +73,23 @@ fn patience(of: &str, timeout: Duration) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{of}.timeout is {timeout:?}; give between 100ms and 1m"))
+}
+
+/// A list, or a text with commas between its items, as a variable has it.
+fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "give a list, or a text with commas between its items")]
+    enum Words {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Words::deserialize(from)? {
+        Words::List(all) => all,
+        Words::Text(text) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(str::to_owned).collect()
+        }
+    })
 }
 
 fn parsed(url: &str) -> Result<Url, LockError> {

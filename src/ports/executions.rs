@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+use super::lock::LockError;
 use crate::domain::{
     deferral::{Deferral, Deferrals},
     eligibility::Eligibility,
@@ -408,6 +409,9 @@ pub enum StoreError {
     /// The database refused a value.
     #[error("the database refused a value: {0}")]
     Data(String),
+    /// Leases are kept elsewhere, and that gave no answer, or no good one.
+    #[error("leases cannot be kept: {0}")]
+    Leases(LockError),
 }
 
 /// Why an execution's own write was not made.

@@ -198,6 +198,7 @@ impl From<StoreError> for LockError {
             }
             StoreError::NotReady(why) => Self::NotReady(why),
             StoreError::Data(_) => Self::NotReady(error.to_string()),
+            StoreError::Leases(error) => error,
         }
     }
 }

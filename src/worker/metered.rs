@@ -68,6 +68,7 @@ fn kind_of(error: &StoreError) -> &'static str {
         StoreError::Unsettled => "unsettled",
         StoreError::NotReady(_) => "not_ready",
         StoreError::Data(_) => "data",
+        StoreError::Leases(_) => "leases",
     }
 }
 

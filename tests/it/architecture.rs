@@ -25,7 +25,17 @@ const FLOORS: [(&str, &[&str]); 14] = [
     // Of adapters, only their settings: see `Settings` below.
     (
         "config",
-        &["domain", "ports", "instruments", "clock", "worker", "adapters", "telemetry", "admin"],
+        &[
+            "domain",
+            "ports",
+            "instruments",
+            "clock",
+            "worker",
+            "adapters",
+            "telemetry",
+            "admin",
+            "orchestrator",
+        ],
     ),
     (
         "app",
@@ -39,6 +49,7 @@ const FLOORS: [(&str, &[&str]); 14] = [
             "telemetry",
             "signals",
             "admin",
+            "orchestrator",
             "config",
         ],
     ),

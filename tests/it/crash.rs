@@ -23,6 +23,23 @@ use crate::{
 pub trait Served: Subject {
     /// As `--database-url` takes it.
     fn url(&self) -> String;
+
+    /// What its workers are told by their environment.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+/// Starts a worker on a subject.
+fn start<S: Served>(subject: &S, name: &str, more: &[(&str, &str)]) -> Worker {
+    start_with(subject, name, more, &[])
+}
+
+fn start_with<S: Served>(subject: &S, name: &str, more: &[(&str, &str)], flags: &[&str]) -> Worker {
+    let of_subject = subject.settings();
+    let mut settings: Vec<_> = of_subject.iter().map(|(key, value)| (*key, &**value)).collect();
+    settings.extend(more);
+    Worker::start_with(&subject.url(), name, &settings, flags)
 }
 
 /// Makes a module of tests, one a story, for a subject.
@@ -55,6 +72,14 @@ use stories;
 crash!(on_sqlite_file, crate::contract::sqlite::File);
 crash!(on_mysql, crate::mysql::Database<crate::mysql::MySql>);
 crash!(on_mariadb, crate::mysql::Database<crate::mysql::MariaDb>);
+crash!(
+    on_mysql_and_redis,
+    crate::leased::Leased<crate::mysql::Database<crate::mysql::MySql>, crate::leased::Redis>
+);
+crash!(
+    on_mariadb_and_etcd,
+    crate::leased::Leased<crate::mysql::Database<crate::mysql::MariaDb>, crate::leased::Etcd>
+);
 
 /// A workflow of ten shell steps, each after the one before. Step 4 waits for a gate.
 struct TenSteps {
@@ -187,11 +212,11 @@ fn outcomes_of_step_4(shown: &Value) -> Vec<(String, Option<String>)> {
 pub async fn a_killed_workers_execution_is_ended_by_the_other_and_no_step_is_repeated<S: Served>() {
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
-    let mut a = Worker::start(&url, "a", &[]);
+    let mut a = start(&world.subject, "a", &[]);
     a.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     let in_flight = ten.wait_for_step_4(1);
-    let b = Worker::start(&url, "b", &[]);
+    let b = start(&world.subject, "b", &[]);
     b.wait_for("worker.idle");
 
     a.signal(Signal::KILL);
@@ -210,11 +235,11 @@ pub async fn a_killed_workers_execution_is_ended_by_the_other_and_no_step_is_rep
 pub async fn a_frozen_worker_loses_its_shell_its_lease_and_every_late_write<S: Served>() {
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
-    let mut a = Worker::start(&url, "a", &[]);
+    let mut a = start(&world.subject, "a", &[]);
     a.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     let in_flight = ten.wait_for_step_4(1);
-    let b = Worker::start(&url, "b", &[]);
+    let b = start(&world.subject, "b", &[]);
     b.wait_for("worker.idle");
 
     a.signal(Signal::STOP);
@@ -246,13 +271,13 @@ pub async fn a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_a
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
     let volume = tempfile::tempdir().expect("a folder");
-    let start = || {
+    let begin = || {
         // So long that nobody could have waited for it.
         let patient =
             [("ORCHESTRATOR_WORKER__LOCK__TTL", "60s"), ("ORCHESTRATOR_WORKER__SLOTS", "1")];
-        Worker::start(&url, "a", &[&in_pod(&volume)[..], &patient].concat())
+        start(&world.subject, "a", &[&in_pod(&volume)[..], &patient].concat())
     };
-    let mut first = start();
+    let mut first = begin();
     first.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     let in_flight = ten.wait_for_step_4(1);
@@ -261,7 +286,7 @@ pub async fn a_restarted_container_goes_on_at_once_and_only_when_its_old_steps_a
     first.signal(Signal::KILL);
     first.wait();
 
-    let second = start();
+    let second = begin();
     let taken = second.wait_for("execution.taken_over");
     assert_eq!(taken["cause"], "container_restarted");
     assert_eq!(world.status(&waits).await, "pending");
@@ -281,11 +306,11 @@ pub async fn beside_a_living_process_of_its_pod_a_worker_waits_for_the_lease<S: 
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
     let volume = tempfile::tempdir().expect("a folder");
-    let mut a = Worker::start(&url, "a", &in_pod(&volume));
+    let mut a = start(&world.subject, "a", &in_pod(&volume));
     a.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     ten.wait_for_step_4(1);
-    let b = Worker::start(&url, "b", &in_pod(&volume));
+    let b = start(&world.subject, "b", &in_pod(&volume));
     b.wait_for("state_dir.in_use");
     b.wait_for("worker.idle");
 
@@ -300,11 +325,11 @@ pub async fn beside_a_living_process_of_its_pod_a_worker_waits_for_the_lease<S: 
 pub async fn a_terminated_worker_hands_over_within_its_deadline<S: Served>() {
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
-    let mut a = Worker::start(&url, "a", &[("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "4s")]);
+    let mut a = start(&world.subject, "a", &[("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "4s")]);
     a.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     let in_flight = ten.wait_for_step_4(1);
-    let b = Worker::start(&url, "b", &[]);
+    let b = start(&world.subject, "b", &[]);
     b.wait_for("worker.idle");
 
     a.signal(Signal::TERM);
@@ -329,7 +354,7 @@ pub async fn a_terminated_worker_hands_over_within_its_deadline<S: Served>() {
 pub async fn the_last_workers_execution_goes_on_an_hour_later_without_any_lock_row<S: Served>() {
     let world = World::<S>::new().await;
     let (ten, url) = (TenSteps::new(), world.subject.url());
-    let mut a = Worker::start(&url, "a", &[("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "2s")]);
+    let mut a = start(&world.subject, "a", &[("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "2s")]);
     a.wait_for("worker.started");
     let execution = submit(&url, &ten.file());
     ten.wait_for_step_4(1);
@@ -339,7 +364,7 @@ pub async fn the_last_workers_execution_goes_on_an_hour_later_without_any_lock_r
     world.subject.exec("DELETE FROM distributed_locks").await;
     world.pass(HOUR).await;
     ten.open_gate();
-    let _b = Worker::start(&url, "b", &[]);
+    let _b = start(&world.subject, "b", &[]);
 
     wait_for_success(&url, &execution);
     ten.assert_only_step_4_ran_again();
@@ -352,14 +377,13 @@ fn executions() -> u32 {
 
 pub async fn many_executions_on_two_workers_all_succeed_and_none_twice<S: Served>() {
     let world = World::<S>::new().await;
-    let url = world.subject.url();
     let template = world.apply(&workflow("three", chain(&["one", "two", "three"]))).await;
     let count = executions();
     for _ in 0..count {
         world.submit(&template).await;
     }
-    let start = |name| Worker::start_with(&url, name, &[], &["--until-idle"]);
-    let mut workers = [start("a"), start("b")];
+    let begin = |name| start_with(&world.subject, name, &[], &["--until-idle"]);
+    let mut workers = [begin("a"), begin("b")];
     for worker in &mut workers {
         assert!(worker.wait().success());
         assert!(worker.logged("execution.finished") > 0, "{} had its share", worker.name);

@@ -27,6 +27,7 @@ mod http;
 mod instance;
 mod json_shapes;
 mod keys;
+mod leased;
 mod locks;
 mod logs;
 mod mysql;

@@ -216,7 +216,7 @@ impl Work for PutOff {
     }
 }
 
-async fn put_off(
+pub(super) async fn put_off(
     session: &mut Session,
     execution: &ExecutionId,
     by: Duration,

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     admit::{self, AGE, Owned},
-    apart::{self, Fate, Haste},
+    apart::{self, Fate, Haste, Suspects},
     draft::Draft,
     eligible::Eligible,
     ending,
@@ -32,6 +32,7 @@ use crate::{
     adapters::lane::Lanes,
     domain::{
         deferral::Deferral,
+        eligibility::Eligibility,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, TemplateId},
         lease::Lease,
         trace::Origin,
@@ -54,25 +55,39 @@ pub(super) async fn claim(
     }
     let haste = Haste::begin(who.ttl);
     if shared.suspects.are_none() {
-        let draft = Draft::default();
-        let within = haste.limit(&Batch::default());
-        match transact(lanes, shared, who, limit.min(MOST), Which::Due, within, &draft).await {
-            Err(fault) if !draft.suspects(&fault).is_empty() => {
-                shared.suspects.set(draft.suspects(&fault));
-                if !haste.has_time() {
-                    return Err(fault);
-                }
-            }
-            result => return result,
+        let claiming = Claiming { lanes, shared, who, suspects: &shared.suspects, haste };
+        return claiming.all_or_one_by_one(limit.min(MOST), Which::Due).await;
+    }
+    Claiming { lanes, shared, who, suspects: &shared.suspects, haste }.one_by_one(limit).await
+}
+
+/// Claims those of `executions`, in due order, that are due.
+pub(super) async fn claim_these(
+    lanes: &Lanes<Entrance>,
+    shared: &Shared,
+    who: &Claimant,
+    executions: &[ExecutionId],
+) -> Result<Batch, Fault> {
+    let (suspects, haste) = (Suspects::default(), Haste::begin(who.ttl));
+    let claiming = Claiming { lanes, shared, who, suspects: &suspects, haste };
+    let mut all = Batch::default();
+    for chunk in executions.chunks(MOST) {
+        match claiming.all_or_one_by_one(chunk.len(), Which::These(chunk.to_vec())).await {
+            Ok(batch) => all.extend(batch),
+            // What is claimed already must not be lost over what is not.
+            Err(fault) if all.claims.is_empty() => return Err(fault),
+            Err(_) => break,
         }
     }
-    one_by_one(lanes, shared, who, limit, haste).await
+    Ok(all)
 }
 
 /// Which executions a transaction is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     Due,
+    /// These, if they are due.
+    These(Vec<ExecutionId>),
     /// This one, if it is due; no row of it is waited for.
     Suspect(ExecutionId),
     /// This one, due or not.
@@ -80,19 +95,26 @@ pub(super) enum Which {
 }
 
 impl Which {
-    /// The key that leads to them, and a condition with a value.
-    const fn conditions(&self) -> (&'static str, &'static str) {
+    /// The key that leads to them, and a condition on them.
+    fn conditions(&self) -> (&'static str, String) {
+        let due = " AND ow_due <= NOW(3)";
         match self {
-            Self::Due => ("ow_poll", " AND ow_due <= NOW(3)"),
-            Self::Suspect(_) => ("PRIMARY", " AND ow_due <= NOW(3) AND id=?"),
-            Self::Named(_) => ("PRIMARY", " AND id=?"),
+            Self::Due => ("ow_poll", due.into()),
+            Self::These(ids) => {
+                let marks = rows::marks(rows::filled(ids).len());
+                ("PRIMARY", format!("{due} AND id IN ({marks})"))
+            }
+            Self::Suspect(_) => ("PRIMARY", format!("{due} AND id=?")),
+            Self::Named(_) => ("PRIMARY", " AND id=?".into()),
         }
     }
 
-    const fn id(&self) -> Option<&ExecutionId> {
+    /// The values of the condition.
+    fn ids(&self) -> Vec<&ExecutionId> {
         match self {
-            Self::Due => None,
-            Self::Suspect(id) | Self::Named(id) => Some(id),
+            Self::Due => Vec::new(),
+            Self::These(ids) => rows::filled(ids),
+            Self::Suspect(id) | Self::Named(id) => vec![id],
         }
     }
 }
@@ -115,43 +137,62 @@ pub(super) async fn transact(
     }
 }
 
-/// One of the suspects has broken a batch: each alone. The culprit is failed or put off, and the
-/// others do not wait for it.
-async fn one_by_one(
-    lanes: &Lanes<Entrance>,
-    shared: &Shared,
-    who: &Claimant,
-    limit: usize,
+/// A call that claims.
+struct Claiming<'c> {
+    lanes: &'c Lanes<Entrance>,
+    shared: &'c Shared,
+    who: &'c Claimant,
+    /// Of a batch that broke.
+    suspects: &'c Suspects,
     haste: Haste,
-) -> Result<Batch, Fault> {
-    let mut all = Batch::default();
-    while all.claims.len() < limit && haste.has_time() {
-        let Some(execution) = shared.suspects.take() else { break };
-        let (draft, within) = (Draft::default(), haste.limit(&all));
-        let which = Which::Suspect(execution.clone());
-        let fault = match transact(lanes, shared, who, 1, which, within, &draft).await {
-            Ok(batch) => {
-                all.extend(batch);
-                continue;
+}
+
+impl Claiming<'_> {
+    async fn all_or_one_by_one(&self, limit: usize, which: Which) -> Result<Batch, Fault> {
+        let draft = Draft::default();
+        let within = self.haste.limit(&Batch::default());
+        match transact(self.lanes, self.shared, self.who, limit, which, within, &draft).await {
+            Err(fault) if !draft.suspects(&fault).is_empty() => {
+                self.suspects.set(draft.suspects(&fault));
+                if self.haste.has_time() { self.one_by_one(limit).await } else { Err(fault) }
             }
-            Err(fault) => fault,
-        };
-        let fate = if draft.suspects(&fault).is_empty() || haste.cuts_short(within, &fault) {
-            Err(fault)
-        } else {
-            apart::deal_with(lanes, &execution, &fault).await
-        };
-        match fate {
-            Ok(Fate::Failed(reason)) => all.refused.push((execution, reason)),
-            Ok(Fate::PutOff(why)) => all.deferred.push((execution, Deferral::Unwritable(why))),
-            Err(fault) => {
-                shared.suspects.put_back(execution);
-                // What is claimed already must not be lost over what is not.
-                return if all.claims.is_empty() { Err(fault) } else { Ok(all) };
-            }
+            result => result,
         }
     }
-    Ok(all)
+
+    /// One of the suspects has broken a batch: each alone. The culprit is failed or put off, and the
+    /// others do not wait for it.
+    async fn one_by_one(&self, limit: usize) -> Result<Batch, Fault> {
+        let Self { lanes, shared, who, suspects, haste } = *self;
+        let mut all = Batch::default();
+        while all.claims.len() < limit && haste.has_time() {
+            let Some(execution) = suspects.take() else { break };
+            let (draft, within) = (Draft::default(), haste.limit(&all));
+            let which = Which::Suspect(execution.clone());
+            let fault = match transact(lanes, shared, who, 1, which, within, &draft).await {
+                Ok(batch) => {
+                    all.extend(batch);
+                    continue;
+                }
+                Err(fault) => fault,
+            };
+            let fate = if draft.suspects(&fault).is_empty() || haste.cuts_short(within, &fault) {
+                Err(fault)
+            } else {
+                apart::deal_with(lanes, &execution, &fault).await
+            };
+            match fate {
+                Ok(Fate::Failed(reason)) => all.refused.push((execution, reason)),
+                Ok(Fate::PutOff(why)) => all.deferred.push((execution, Deferral::Unwritable(why))),
+                Err(fault) => {
+                    suspects.put_back(execution);
+                    // What is claimed already must not be lost over what is not.
+                    return if all.claims.is_empty() { Err(fault) } else { Ok(all) };
+                }
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// The transaction.
@@ -212,6 +253,23 @@ async fn is_any_due(session: &mut Session, eligible: &Eligible) -> Result<bool, 
     Ok(session.row(eligible.bind(made(sql))).await?.is_some())
 }
 
+/// What is eligible; `None` if nothing of it is due. Templates are only read where something is due
+/// that its time does not keep out.
+pub(super) async fn due(
+    session: &mut Session,
+    wanted: &Eligibility,
+    facts: &Facts,
+) -> Result<Option<Eligible>, Fault> {
+    if !is_any_due(session, &Eligible::by_due_time(wanted, facts)).await? {
+        return Ok(None);
+    }
+    let Some(eligible) = Eligible::of_free_templates(session, wanted, facts).await? else {
+        return Ok(None);
+    };
+    let is_due = eligible.templates.is_everything() || is_any_due(session, &eligible).await?;
+    Ok(is_due.then_some(eligible))
+}
+
 /// A row under this transaction's lock.
 struct Pinned {
     execution: ExecutionId,
@@ -241,7 +299,7 @@ async fn pin(
         admit::select_origin(),
         eligible.sql()
     );
-    let ask = which.id().into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
+    let ask = which.ids().into_iter().fold(made(sql), |ask, id| ask.bind(id.as_str()));
     let ask = eligible.bind(ask);
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     session.rows(ask.bind(limit)).await?.iter().map(pinned).collect()
@@ -260,27 +318,21 @@ fn pinned(row: &MySqlRow) -> Result<Pinned, Fault> {
 }
 
 impl ClaimWork {
-    /// What may be claimed; `None` if nothing of it is due. Templates are only read where something
-    /// is due that its time does not keep out.
+    /// What may be claimed; `None` if nothing of it is due.
     async fn eligible(
         &self,
         session: &mut Session,
         facts: &Facts,
     ) -> Result<Option<Eligible>, Fault> {
         let wanted = &self.who.eligibility;
-        if let Which::Named(_) = self.which {
-            return Ok(Eligible::of_free_templates(session, wanted, facts)
+        match self.which {
+            Which::Due | Which::Suspect(_) => due(session, wanted, facts).await,
+            // Whoever names them has looked a moment ago.
+            Which::These(_) => Eligible::of_free_templates(session, wanted, facts).await,
+            Which::Named(_) => Ok(Eligible::of_free_templates(session, wanted, facts)
                 .await?
-                .map(Eligible::whatever_its_age));
+                .map(Eligible::whatever_its_age)),
         }
-        if !is_any_due(session, &Eligible::by_due_time(wanted, facts)).await? {
-            return Ok(None);
-        }
-        let Some(eligible) = Eligible::of_free_templates(session, wanted, facts).await? else {
-            return Ok(None);
-        };
-        let is_due = eligible.templates.is_everything() || is_any_due(session, &eligible).await?;
-        Ok(is_due.then_some(eligible))
     }
 
     /// C1, and again while those that are to run one at a time leave room for others. All but the

@@ -58,6 +58,7 @@ impl Work for Orphans {
                 uid: String::new(),
                 cancelled: false,
                 lock: None,
+                elsewhere: None,
             })
         };
         session.rows(ask).await?.iter().map(held).collect()

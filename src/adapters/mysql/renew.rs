@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Leases a statement at most.
-const CHUNK: usize = 1_024;
+pub(super) const CHUNK: usize = 1_024;
 
 /// One answer a lease, in their order.
 pub(super) async fn renew(
@@ -316,7 +316,7 @@ impl PutBackWork {
 }
 
 /// The rows of the leases' executions; `lock` is empty, or the clause that locks them too.
-async fn read(
+pub(super) async fn read(
     session: &mut Session,
     leases: &[Lease],
     lock: &'static str,

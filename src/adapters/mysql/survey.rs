@@ -72,6 +72,7 @@ fn held(row: &MySqlRow) -> Result<Held, Fault> {
         uid: rows::name(row, 4)?,
         cancelled: rows::name(row, 1)? == "cancelled",
         lock,
+        elsewhere: None,
     })
 }
 

@@ -42,6 +42,57 @@ pub(super) async fn claim(
     take(moment, shared, as_who, pinned).await
 }
 
+/// What [`claim`] would look at.
+pub(super) async fn due(
+    connection: &mut SqliteConnection,
+    as_who: &Claimant,
+    limit: usize,
+) -> Result<Vec<ExecutionId>, Failure> {
+    let eligible = Eligible::of_free_templates(connection, &as_who.eligibility).await?;
+    if !anything_due(connection, &eligible).await? {
+        return Ok(Vec::new());
+    }
+    let mut moment = Moment::read(connection).await?;
+    let found = pin(&mut moment, limit, &eligible, Which::Due).await?;
+    moment.rollback().await?;
+    Ok(found.into_iter().map(|candidate| candidate.execution).collect())
+}
+
+/// Those of `executions` that are due.
+pub(super) async fn claim_these(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    as_who: &Claimant,
+    executions: &[ExecutionId],
+) -> Result<Batch, Failure> {
+    let eligible = Eligible::of_free_templates(connection, &as_who.eligibility).await?;
+    let mut moment = Moment::write(connection).await?;
+    let (mut pinned, mut taken) = (Vec::new(), BTreeSet::new());
+    for execution in executions {
+        let found = pin(&mut moment, 1, &eligible, Which::This(execution)).await?;
+        pinned.extend(
+            found
+                .into_iter()
+                .filter(|it| as_who.eligibility.goes_with(&mut taken, it.template.as_ref())),
+        );
+    }
+    take(moment, shared, as_who, pinned).await
+}
+
+/// Leaves pending executions alone for a while: others hold their leases.
+pub(super) async fn put_off(
+    connection: &mut SqliteConnection,
+    shared: &Shared,
+    executions: &[ExecutionId],
+) -> Result<(), Failure> {
+    let mut moment = Moment::write(connection).await?;
+    for execution in executions {
+        let (backoff, _) = shared.defer(execution, &Deferral::Locked);
+        put_back(&mut moment, execution, backoff).await?;
+    }
+    moment.commit().await
+}
+
 /// This very execution, whether it is due or not.
 pub(super) async fn claim_named(
     connection: &mut SqliteConnection,
@@ -52,11 +103,11 @@ pub(super) async fn claim_named(
     let eligible = Eligible::of_free_templates(connection, &as_who.eligibility).await?;
     let eligible = eligible.whatever_its_age();
     let mut moment = Moment::write(connection).await?;
-    let pinned = pin(&mut moment, 1, &eligible, Some(execution)).await?;
+    let pinned = pin(&mut moment, 1, &eligible, Which::Named(execution)).await?;
     if !pinned.is_empty() {
         return Ok(Named::Met(take(moment, shared, as_who, pinned).await?));
     }
-    let holding = renew::read(&mut moment, execution).await?;
+    let holding = renew::read(moment.on(), execution).await?;
     moment.rollback().await?;
     Ok(holding.map_or(Named::Missing, Named::Stands))
 }
@@ -118,7 +169,7 @@ async fn pin_all(
     loop {
         let before = all.len();
         let room = limit - before;
-        let found = pin(moment, room, &eligible, None).await?;
+        let found = pin(moment, room, &eligible, Which::Due).await?;
         let was_all = found.len() < room;
         all.extend(found.into_iter().filter(|it| {
             met.insert(it.execution.clone())
@@ -131,23 +182,34 @@ async fn pin_all(
     }
 }
 
+/// Which executions are looked for.
+#[derive(Clone, Copy)]
+enum Which<'w> {
+    Due,
+    /// This one, if it is due.
+    This(&'w ExecutionId),
+    /// This one, due or not.
+    Named(&'w ExecutionId),
+}
+
 async fn pin(
     moment: &mut Moment<'_>,
     limit: usize,
     eligible: &Eligible,
-    named: Option<&ExecutionId>,
+    which: Which<'_>,
 ) -> Result<Vec<Candidate>, Failure> {
     let now = moment.now.clone();
-    let which = match named {
-        None => "INDEXED BY ow_poll WHERE ow_due<=?4",
-        Some(_) => "WHERE id=?7",
+    let conditions = match which {
+        Which::Due => "INDEXED BY ow_poll WHERE ow_due<=?4",
+        Which::This(_) => "WHERE ow_due<=?4 AND id=?7",
+        Which::Named(_) => "WHERE id=?7",
     };
     let sql = format!(
         "SELECT id, template_id, ow_plan,
                 max(ow_fence+1, CAST(unixepoch(?4,'subsec')*1000000 AS INTEGER)) AS fence,
                 CAST((unixepoch(?4,'subsec')-unixepoch(created_at,'subsec'))*1000 AS INTEGER) AS age,
                 {ORIGIN}
-           FROM workflow_executions {which} AND status='pending' AND ow_fence<?5 AND {}
+           FROM workflow_executions {conditions} AND status='pending' AND ow_fence<?5 AND {}
           ORDER BY ow_due, id LIMIT ?6",
         is_eligible()
     );
@@ -156,7 +218,10 @@ async fn pin(
         .bind(now)
         .bind(signed(Fence::CEILING))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-    let ask = named.into_iter().fold(ask, |ask, id| ask.bind(id.as_str()));
+    let ask = match which {
+        Which::Due => ask,
+        Which::This(id) | Which::Named(id) => ask.bind(id.as_str()),
+    };
     let rows = ask.fetch_all(moment.on()).await?;
     rows.iter()
         .map(|row| {

@@ -50,6 +50,7 @@ pub(super) async fn survey(connection: &mut SqliteConnection) -> Result<Vec<Held
                 uid: row.word("ow_owner_uid")?,
                 cancelled: row.word("status")? == "cancelled",
                 lock,
+                elsewhere: None,
             })
         })
         .collect()

@@ -46,6 +46,7 @@ pub(super) async fn orphans(connection: &mut SqliteConnection) -> Result<Vec<Hel
                 uid: String::new(),
                 cancelled: false,
                 lock: None,
+                elsewhere: None,
             })
         })
         .collect()

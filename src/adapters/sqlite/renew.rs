@@ -32,16 +32,28 @@ pub(super) async fn renew(
     Ok(answers)
 }
 
+/// How leases stand by their executions' rows; one answer each, in their order.
+pub(super) async fn standing(
+    connection: &mut SqliteConnection,
+    leases: &[Lease],
+) -> Result<Vec<Renewal>, Failure> {
+    let mut answers = Vec::with_capacity(leases.len());
+    for lease in leases {
+        answers.push(lease.standing(read(connection, &lease.execution).await?.as_ref()));
+    }
+    Ok(answers)
+}
+
 /// Who holds an execution, by its row.
 pub(super) async fn read(
-    moment: &mut Moment<'_>,
+    connection: &mut SqliteConnection,
     execution: &ExecutionId,
 ) -> Result<Option<Holding>, Failure> {
     let row = sqlx::query(
         "SELECT status, ow_fence, ow_claim, ow_owner FROM workflow_executions WHERE id=?1",
     )
     .bind(execution.as_str())
-    .fetch_optional(moment.on())
+    .fetch_optional(connection)
     .await?;
     Ok(row.as_ref().map(holding).transpose()?)
 }
@@ -52,7 +64,7 @@ async fn renew_one(
     beat: Beat,
     lease: &Lease,
 ) -> Result<Renewal, Failure> {
-    let answer = lease.standing(read(moment, &lease.execution).await?.as_ref());
+    let answer = lease.standing(read(moment.on(), &lease.execution).await?.as_ref());
     if !matches!(answer, Renewal::Held | Renewal::Cancelled) {
         return Ok(answer);
     }

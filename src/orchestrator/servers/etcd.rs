@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TlsFiles, address, parsed, patience, secret};
+use super::{TlsFiles, address, parsed, patience, secret, words};
 use crate::{adapters::etcd, ports::lock::LockError};
 
 /// `provider: etcd`.
@@ -12,6 +12,7 @@ use crate::{adapters::etcd, ports::lock::LockError};
 #[serde(default, deny_unknown_fields)]
 pub struct EtcdLockConfig {
     /// `http://host:2379` or `https://`, of any members.
+    #[serde(deserialize_with = "words")]
     pub endpoints: Vec<String>,
     pub user: Option<String>,
     pub password_file: Option<PathBuf>,
@@ -38,7 +39,7 @@ impl Default for EtcdLockConfig {
 
 impl EtcdLockConfig {
     /// Which setting does not fit, and why.
-    pub(in crate::orchestrator) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         if self.endpoints.is_empty() {
             return Err("etcd.endpoints names nobody".into());
         }

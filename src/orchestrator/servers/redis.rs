@@ -8,7 +8,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{TlsFiles, address, parsed, patience, secret};
+use super::{TlsFiles, address, parsed, patience, secret, words};
 use crate::{adapters::redis, ports::lock::LockError};
 
 /// `provider: redis`.
@@ -20,6 +20,7 @@ pub struct RedisLockConfig {
     pub url: String,
     pub password_file: Option<PathBuf>,
     /// Who is asked for the master, as [`Self::url`] without a database; any number.
+    #[serde(deserialize_with = "words")]
     pub sentinels: Vec<String>,
     pub sentinel_password_file: Option<PathBuf>,
     /// What the sentinels call the master.
@@ -49,7 +50,7 @@ impl Default for RedisLockConfig {
 
 impl RedisLockConfig {
     /// Which setting does not fit, and why.
-    pub(in crate::orchestrator) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         let schemes = ["redis", "rediss"];
         address("redis.url", &self.url, &schemes)?;
         for sentinel in &self.sentinels {

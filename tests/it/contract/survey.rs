@@ -44,6 +44,7 @@ pub async fn all_that_is_held_is_seen_as_it_is_held<S: Subject>() {
         by: Holder::Owner("a".into()),
         uid: String::new(),
         cancelled: false,
+        elsewhere: None,
         lock: Some(LockSeen { fence: all[place].fence, beat: Beat(1), ttl: TTL, expires_ms: 0 }),
     };
     let expected = [
