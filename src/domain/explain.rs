@@ -30,6 +30,8 @@ pub struct Facts {
     pub fence: Fence,
     /// The owner column: empty, a mark, or a worker.
     pub owner: String,
+    /// The provider that has its owner's lease; `None`: the lock table.
+    pub kept_in: Option<String>,
     /// Its template's name, or its id where the template is gone.
     pub template: String,
     pub paused: Option<Paused>,

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use orchestrator_worker::ports::{control::Control, executions::ExecutionStore};
+use orchestrator_worker::ports::{control::Control, rows::RowStore};
 
 mod advance;
 mod cancelled;
@@ -18,6 +18,7 @@ mod claim;
 mod control;
 pub mod doctor;
 mod eligible;
+mod elsewhere;
 mod explain;
 mod fenced;
 mod hostile;
@@ -45,7 +46,7 @@ pub type Row = BTreeMap<String, Option<String>>;
 /// A database of its own, and stores on it.
 #[async_trait]
 pub trait Subject: Sized + Send + Sync + 'static {
-    type Store: ExecutionStore + Control;
+    type Store: RowStore + Control;
 
     /// Makes an empty database; nothing is migrated.
     async fn create() -> Self;
@@ -184,6 +185,12 @@ macro_rules! of_workers {
                 numbers_at_their_end_stop_no_claim
                 what_names_nothing_that_can_be_run_is_failed_with_the_reason
                 an_execution_has_one_origin_for_whoever_looks_at_it_or_claims_it
+            }
+            elsewhere {
+                what_is_due_is_named_oldest_first_and_left_alone
+                those_that_are_named_are_claimed_if_they_still_are_due_and_no_others
+                what_others_hold_is_put_off_for_longer_each_time_while_it_is_pending
+                a_lease_stands_by_its_row_alone_and_nothing_is_renewed
             }
             fenced {
                 nothing_is_written_under_another_fence

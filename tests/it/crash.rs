@@ -31,7 +31,7 @@ pub trait Served: Subject {
 }
 
 /// Starts a worker on a subject.
-fn start<S: Served>(subject: &S, name: &str, more: &[(&str, &str)]) -> Worker {
+pub fn start<S: Served>(subject: &S, name: &str, more: &[(&str, &str)]) -> Worker {
     start_with(subject, name, more, &[])
 }
 
@@ -82,13 +82,13 @@ crash!(
 );
 
 /// A workflow of ten shell steps, each after the one before. Step 4 waits for a gate.
-struct TenSteps {
+pub struct TenSteps {
     dir: TempDir,
 }
 
 /// One line that a step wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Effect {
+pub struct Effect {
     what: String,
     step: String,
     key: String,
@@ -97,7 +97,7 @@ struct Effect {
 }
 
 impl TenSteps {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut file = String::from("name: ten\nsteps:\n");
         for n in 0..10 {
@@ -122,7 +122,7 @@ impl TenSteps {
         Self { dir }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.dir.path().join("ten.yaml")
     }
 
@@ -132,19 +132,19 @@ impl TenSteps {
     }
 
     /// Waits until the `count`th attempt at step 4 has begun.
-    fn wait_for_step_4(&self, count: usize) -> Effect {
+    pub fn wait_for_step_4(&self, count: usize) -> Effect {
         wait_until("step 4 begins", || {
             let starts = self.effects().into_iter().filter(|e| e.what == "start" && e.step == "s4");
             starts.collect::<Vec<_>>().get(count - 1).cloned()
         })
     }
 
-    fn open_gate(&self) {
+    pub fn open_gate(&self) {
         fs::write(self.dir.path().join("gate"), "").expect("it can be written");
     }
 
     /// Every step ended once, in order; only step 4 began twice, under one key.
-    fn assert_only_step_4_ran_again(&self) {
+    pub fn assert_only_step_4_ran_again(&self) {
         let effects = self.effects();
         let ends: Vec<&str> =
             effects.iter().filter(|e| e.what == "end").map(|e| e.step.as_str()).collect();
@@ -183,7 +183,7 @@ impl Effect {
     }
 }
 
-fn submit(url: &str, file: &Path) -> String {
+pub fn submit(url: &str, file: &Path) -> String {
     json(url, ["apply".as_ref(), "-f".as_ref(), file.as_os_str()]);
     let submitted = json(url, ["submit", "ten"]);
     submitted["execution"].as_str().expect("an id").to_owned()
@@ -193,7 +193,7 @@ fn show(url: &str, execution: &str) -> Value {
     json(url, ["show", execution])
 }
 
-fn wait_for_success(url: &str, execution: &str) -> Value {
+pub fn wait_for_success(url: &str, execution: &str) -> Value {
     wait_until("the execution succeeds", || {
         let shown = show(url, execution);
         let status = shown["state"].as_str().expect("a state").to_owned();

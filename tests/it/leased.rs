@@ -1,20 +1,26 @@
 //! Workers whose leases are in Redis or etcd, and whose executions are in a database: the stories of
 //! [`crash`](crate::crash) on both, and what becomes of work when the lock server itself goes away or forgets.
 
-use std::marker::PhantomData;
+use std::{future::Future, marker::PhantomData};
 
 use async_trait::async_trait;
 use orchestrator_worker::{
     domain::lock::PlainKey,
     ports::lock::{Inspected, LockProvider},
 };
+use rustix::process::Signal;
+use tokio::time::{Duration, sleep};
 use uuid::Uuid;
 
 use crate::{
-    contract::{Row, Subject},
-    crash::Served,
+    contract::{Row, Subject, world::World},
+    crash::{Served, TenSteps, start, submit, wait_for_success},
+    mysql,
+    process::{Worker, json},
     servers,
 };
+
+mod faults;
 
 /// A lock server as a subject's workers are told of it.
 #[async_trait]
@@ -31,17 +37,9 @@ pub trait Keeper: Send + Sync + 'static {
 
 /// A subject with its leases in `K`, under keys of its own.
 pub struct Leased<S, K> {
-    pub inner: S,
+    inner: S,
     prefix: String,
     keeper: PhantomData<K>,
-}
-
-impl<S: Subject, K: Keeper> Leased<S, K> {
-    /// Who holds an execution there.
-    pub async fn holder(&self, execution: &str) -> Option<Inspected> {
-        let key = PlainKey::of_execution(&execution.into()).expect("a key");
-        K::locks(&self.prefix).await.inspect(&key).await.expect("it answers")
-    }
 }
 
 #[async_trait]
@@ -126,4 +124,81 @@ impl Keeper for Etcd {
         let settings = Settings { prefix: prefix.into(), ..settings };
         Box::new(EtcdLocks::open(settings).await.expect("it is there"))
     }
+}
+
+type OnRedis = Leased<mysql::Database<mysql::MySql>, Redis>;
+type OnEtcd = Leased<mysql::Database<mysql::MariaDb>, Etcd>;
+
+crate::stores::tests! {
+    on_mysql_and_redis, super::OnRedis;
+    a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_elsewhere
+    what_is_told_of_a_lease_that_is_kept_elsewhere_is_true
+}
+crate::stores::tests! {
+    on_mariadb_and_etcd, super::OnEtcd;
+    a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_elsewhere
+    what_is_told_of_a_lease_that_is_kept_elsewhere_is_true
+}
+
+/// A subject whose leases can be looked at.
+trait Watched: Served {
+    fn holder(&self, execution: &str) -> impl Future<Output = Option<Inspected>>;
+}
+
+impl<S: Served, K: Keeper> Watched for Leased<S, K> {
+    async fn holder(&self, execution: &str) -> Option<Inspected> {
+        let key = PlainKey::of_execution(&execution.into()).expect("a key");
+        K::locks(&self.prefix).await.inspect(&key).await.expect("it answers")
+    }
+}
+
+async fn a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_elsewhere<
+    S: Watched,
+>() {
+    let world = World::<S>::new().await;
+    let (ten, url) = (TenSteps::new(), world.subject.url());
+    let mut a = start(&world.subject, "a", &[]);
+    a.wait_for("worker.started");
+    let execution = submit(&url, &ten.file());
+    ten.wait_for_step_4(1);
+    let holder = world.subject.holder(&execution).await.expect("it is held");
+    assert_eq!(holder.owner, "a");
+    let in_the_store = Worker::start(&url, "s", &[]);
+    in_the_store.wait_for("worker.idle");
+
+    a.signal(Signal::KILL);
+    a.wait();
+    // By then it would have taken over from a worker of its own kind.
+    let row = format!("SELECT COUNT(*) FROM distributed_locks WHERE expires_at < {}", S::now());
+    while world.subject.one(&row).await.as_deref() != Some("1")
+        || world.subject.holder(&execution).await.is_some()
+    {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let b = start(&world.subject, "b", &[]);
+    // It has not seen the lease: it waits for the longest that there is.
+    b.wait_for("execution.taken_over");
+    assert_eq!(in_the_store.logged("execution.taken_over"), 0);
+    ten.open_gate();
+    wait_for_success(&url, &execution);
+    ten.assert_only_step_4_ran_again();
+}
+
+async fn what_is_told_of_a_lease_that_is_kept_elsewhere_is_true<S: Watched>() {
+    let world = World::<S>::new().await;
+    let (ten, url) = (TenSteps::new(), world.subject.url());
+    let a = start(&world.subject, "a", &[]);
+    a.wait_for("worker.started");
+    let execution = submit(&url, &ten.file());
+    ten.wait_for_step_4(1);
+    // As after a quarter of an hour, in which nobody has renewed the row.
+    world.subject.exec("UPDATE distributed_locks SET expires_at='2026-01-01 00:00:00'").await;
+    let provider = world.subject.settings().remove(0).1;
+    let explained = json(&url, ["explain", &execution]);
+    assert_eq!(explained["reason"], "running", "{explained}");
+    assert!(explained["next"].as_str().is_some_and(|next| next.contains(&provider)), "{explained}");
+    let workers = json(&url, ["workers"]);
+    assert_eq!((&workers[0]["owner"], &workers[0]["executions"]), (&"a".into(), &1.into()));
+    ten.open_gate();
+    wait_for_success(&url, &execution);
 }

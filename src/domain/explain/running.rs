@@ -36,6 +36,14 @@ fn run_by_the_orchestrator(facts: &Facts) -> Explanation {
 }
 
 fn held(facts: &Facts, owner: &str) -> Explanation {
+    if let Some(provider) = &facts.kept_in {
+        // Its lock row is that of the claim, and says nothing.
+        let next = format!(
+            "it goes on; its lease is kept in {provider}, where another worker that keeps leases there \
+             sees if its owner is dead; `orchestrator-worker cancel` stops it"
+        );
+        return Explanation::new("running", runs_it(facts, owner), next);
+    }
     let Some(lock) = &facts.lock else {
         return Explanation::new(
             "lock_missing",
@@ -58,6 +66,11 @@ fn held(facts: &Facts, owner: &str) -> Explanation {
             ),
         );
     }
+    let next = "it goes on; `orchestrator-worker cancel` stops it";
+    Explanation::new("running", runs_it(facts, owner), next)
+}
+
+fn runs_it(facts: &Facts, owner: &str) -> String {
     let running: Vec<String> = facts
         .steps
         .iter()
@@ -69,10 +82,9 @@ fn held(facts: &Facts, owner: &str) -> Explanation {
             None => format!("{} (between attempts)", step.name),
         })
         .collect();
-    let because = match running.as_slice() {
+    match running.as_slice() {
         [] => format!("{owner} runs it and is between two steps"),
         [one] => format!("{owner} runs it, in step {one}"),
         many => format!("{owner} runs it, in steps {}", many.join(", ")),
-    };
-    Explanation::new("running", because, "it goes on; `orchestrator-worker cancel` stops it")
+    }
 }

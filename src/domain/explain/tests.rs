@@ -43,6 +43,7 @@ fn facts() -> Facts {
         is_backlog: false,
         fence: Fence(0),
         owner: String::new(),
+        kept_in: None,
         template: "report".into(),
         paused: None,
         lock: None,
@@ -184,6 +185,8 @@ fn a_running_one_is_somewhere() {
 
 #[test]
 fn a_running_one_may_have_lost_its_worker() {
+    let elsewhere = Facts { kept_in: Some("redis".into()), lock: None, ..held_by("pod-1") };
+    is(&elsewhere, "running", "pod-1 runs it", "its lease is kept in redis");
     let silent = Facts { lock: Some(lock("pod-1", 20, Some(10))), ..held_by("pod-1") };
     is(&silent, "orphaned", "pod-1 holds it and has not renewed its lease for 20s", "30s");
     let dead = Facts { lock: Some(lock("pod-1", 400, None)), ..held_by("pod-1") };

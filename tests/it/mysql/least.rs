@@ -30,6 +30,7 @@ use orchestrator_worker::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
             Named, Queue, Remains, StoreError,
         },
+        rows::RowStore,
     },
 };
 use secrecy::SecretString;
@@ -111,6 +112,33 @@ impl Divided {
             MySqlStore::open(settings).await.expect("its user may connect")
         };
         self.worker.get_or_init(open).await
+    }
+}
+
+#[async_trait]
+impl RowStore for Divided {
+    async fn due(&self, as_who: &Claimant, limit: usize) -> Result<Vec<ExecutionId>, StoreError> {
+        self.worker().await.due(as_who, limit).await
+    }
+
+    async fn claim_these(
+        &self,
+        as_who: &Claimant,
+        executions: &[ExecutionId],
+    ) -> Result<Batch, StoreError> {
+        self.worker().await.claim_these(as_who, executions).await
+    }
+
+    async fn put_off(&self, executions: &[ExecutionId]) -> Result<(), StoreError> {
+        self.worker().await.put_off(executions).await
+    }
+
+    async fn standing(
+        &self,
+        within: Duration,
+        leases: &[Lease],
+    ) -> Result<Vec<Renewal>, StoreError> {
+        self.worker().await.standing(within, leases).await
     }
 }
 

@@ -21,10 +21,13 @@ use crate::{
     domain::{
         explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
         id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
+        pod::kept_in,
         workflow::Workflow,
     },
     ports::control::ControlError,
 };
+
+use super::locks::is_live;
 
 pub(in crate::adapters::mysql) async fn facts(
     lanes: &Lanes<Entrance>,
@@ -61,7 +64,8 @@ impl Read {
               WHERE p.template_id='*' OR p.template_id=e.template_id), pl.plan, \
              TIMESTAMPDIFF(MICROSECOND, e.ow_due, NOW(3)), \
              CAST(EXISTS (SELECT 1 FROM workflow_executions r FORCE INDEX (ow_held) \
-              WHERE r.ow_owner=? AND r.status='running' AND r.template_id=e.template_id) AS SIGNED) \
+              WHERE r.ow_owner=? AND r.status='running' AND r.template_id=e.template_id) AS SIGNED), \
+             e.ow_owner_uid \
              FROM workflow_executions e LEFT JOIN workflow_templates t ON t.id=e.template_id \
              LEFT JOIN ow_plans pl ON pl.sha256=e.ow_plan WHERE e.id=?",
             rows::status("e.status"),
@@ -80,7 +84,7 @@ impl Read {
             None => None,
         };
         let steps = self.steps(session).await?;
-        let (workers, held) = crowd(session).await?;
+        let (workers, held) = crowd(session, tables).await?;
         Ok(Some(Facts {
             status: rows::text(&row, 0)?,
             error: rows::text(&row, 1)?,
@@ -90,6 +94,7 @@ impl Read {
             is_backlog: rows::number(&row, 4)? == Some(1),
             fence: Fence(rows::count(&row, 5)?),
             owner: rows::name(&row, 6)?,
+            kept_in: kept_in(&rows::name(&row, 13)?).map(str::to_owned),
             template: rows::text(&row, 8)?.or(template).unwrap_or_default(),
             paused: rows::number(&row, 9)?
                 .map(|all| if all == 1 { Paused::All } else { Paused::Template }),
@@ -186,12 +191,11 @@ async fn workflow_of(
 }
 
 /// Workers with a live lease, and how many executions they hold.
-async fn crowd(session: &mut Session) -> Result<(u64, u64), Fault> {
-    let ask = fixed(
-        "SELECT COUNT(DISTINCT owner), COUNT(*) FROM distributed_locks \
-         WHERE LEFT(lock_key, 19)='workflow_execution:' AND LEFT(owner, 1)<>'~' AND ow_fence > 0 \
-         AND expires_at > NOW(3)",
-    );
+async fn crowd(session: &mut Session, tables: &Tables) -> Result<(u64, u64), Fault> {
+    let ask = made(format!(
+        "SELECT COUNT(DISTINCT owner), COUNT(*) FROM distributed_locks WHERE {}",
+        is_live(tables)
+    ));
     let row = session.row(ask).await?;
     let row = row.ok_or_else(|| Fault::Unexpected("a count gave no row".into()))?;
     Ok((rows::number(&row, 0)?.map_or(0, unsigned), rows::number(&row, 1)?.map_or(0, unsigned)))

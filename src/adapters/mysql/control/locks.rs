@@ -8,7 +8,8 @@ use crate::{
         lane::Lanes,
         mysql::{
             errors::Fault,
-            facts, rows,
+            facts::{self, Facts},
+            rows,
             session::{Entrance, Session, fixed, made},
             work::{WORK_LIMIT, Work, run},
         },
@@ -107,6 +108,18 @@ pub(in crate::adapters::mysql) async fn workers(
     run(lanes, WORK_LIMIT, Workers).await
 }
 
+/// Lock rows of executions that workers hold: those that are renewed, and those whose lease is kept
+/// elsewhere.
+pub(super) fn is_live(facts: &Facts) -> String {
+    format!(
+        "LEFT(lock_key, 19)='workflow_execution:' AND LEFT(owner, 1)<>'~' AND ow_fence > 0 \
+         AND (expires_at > NOW(3) OR lock_key IN (SELECT {} FROM workflow_executions e \
+         FORCE INDEX (ow_held) WHERE e.ow_owner > '' AND e.status IN ('running','cancelled') \
+         AND LOCATE('@', e.ow_owner_uid) > 0))",
+        facts.lock_key_of_e
+    )
+}
+
 struct Workers;
 
 #[async_trait]
@@ -114,14 +127,14 @@ impl Work for Workers {
     type Answer = Vec<WorkerRow>;
 
     async fn attempt(&mut self, session: &mut Session) -> Result<Vec<WorkerRow>, Fault> {
-        facts::of(session).await?;
-        let ask = fixed(
+        let facts = facts::of(session).await?;
+        let ask = made(format!(
             "SELECT owner, COUNT(*), \
              TIMESTAMPDIFF(MICROSECOND, MAX(updated_at), NOW(3)) DIV 1000, \
              TIMESTAMPDIFF(MICROSECOND, MIN(created_at), NOW(3)) DIV 1000 FROM distributed_locks \
-             WHERE LEFT(lock_key, 19)='workflow_execution:' AND LEFT(owner, 1)<>'~' \
-             AND ow_fence > 0 AND expires_at > NOW(3) GROUP BY owner ORDER BY owner",
-        );
+             WHERE {} GROUP BY owner ORDER BY owner",
+            is_live(&facts)
+        ));
         let worker = |row: &MySqlRow| {
             Ok(WorkerRow {
                 owner: rows::name(row, 0)?,

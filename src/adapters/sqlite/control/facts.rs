@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::super::{
-    eligible::is_backlog, errors::Failure, rows::Cells, session::Moment, templates,
+use super::{
+    super::{eligible::is_backlog, errors::Failure, rows::Cells, session::Moment, templates},
+    locks::IS_LIVE,
 };
 use crate::{
     domain::{
         explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
         id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
+        pod::kept_in,
         workflow::Workflow,
     },
     ports::control::ControlError,
@@ -23,7 +25,7 @@ pub(in super::super) async fn facts(
     let mut moment = Moment::read(connection).await?;
     let now = moment.now.clone();
     let sql = format!(
-        "SELECT e.status, e.error, e.ow_fence, e.ow_owner, e.template_id, t.name, pl.plan,
+        "SELECT e.status, e.error, e.ow_fence, e.ow_owner, e.ow_owner_uid, e.template_id, t.name, pl.plan,
                 CAST((unixepoch(?2,'subsec')-unixepoch(e.created_at,'subsec'))*1000 AS INTEGER)
                     AS age,
                 CAST((unixepoch(e.ow_due,'subsec')-unixepoch(?2,'subsec'))*1000 AS INTEGER)
@@ -74,6 +76,7 @@ pub(in super::super) async fn facts(
         is_backlog: row.yes("is_backlog")?,
         fence: Fence(row.count("ow_fence")?),
         owner: row.word("ow_owner")?,
+        kept_in: kept_in(&row.word("ow_owner_uid")?).map(str::to_owned),
         template: row.text("name")?.or(template).unwrap_or_default(),
         paused: row
             .number("paused")?
@@ -174,14 +177,10 @@ async fn workflow_of(
 
 /// Workers with a live lease, and how many executions they hold.
 async fn crowd(moment: &mut Moment<'_>) -> Result<(u64, u64), Failure> {
-    let now = moment.now.clone();
-    let row = sqlx::query(
+    let sql = format!(
         "SELECT COUNT(DISTINCT owner) AS workers, COUNT(*) AS held FROM distributed_locks
-          WHERE substr(lock_key, 1, 19)='workflow_execution:' AND substr(owner, 1, 1)<>'~'
-            AND ow_fence>0 AND expires_at>?1",
-    )
-    .bind(now)
-    .fetch_one(moment.on())
-    .await?;
+          WHERE {IS_LIVE}"
+    );
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(moment.on()).await?;
     Ok((row.count("workers")?, row.count("held")?))
 }

@@ -1,6 +1,6 @@
 //! Lock rows as an operator sees them.
 
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use super::super::{errors::Failure, rows::Cells};
 use crate::ports::control::{LockFilter, LockRow, WorkerRow};
@@ -68,22 +68,28 @@ pub(in super::super) async fn count_old(connection: &mut SqliteConnection) -> Re
     Ok(row.count("count")?)
 }
 
+/// Lock rows of executions that workers hold: those that are renewed, and those whose lease is kept
+/// elsewhere.
+pub(super) const IS_LIVE: &str = "substr(lock_key, 1, 19)='workflow_execution:'
+            AND substr(owner, 1, 1)<>'~' AND ow_fence>0
+            AND (expires_at>strftime('%Y-%m-%d %H:%M:%f', 'now') OR lock_key IN (
+                SELECT 'workflow_execution:' || e.id FROM workflow_executions e INDEXED BY ow_held
+                 WHERE e.ow_owner>'' AND e.status IN ('running','cancelled')
+                   AND instr(e.ow_owner_uid, '@')>0))";
+
 pub(in super::super) async fn workers(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<WorkerRow>, Failure> {
-    let rows = sqlx::query(
+    let sql = format!(
         "SELECT owner, COUNT(*) AS executions,
                 CAST((unixepoch('now','subsec')-unixepoch(MAX(updated_at),'subsec'))*1000
                      AS INTEGER) AS renewed_ago,
                 CAST((unixepoch('now','subsec')-unixepoch(MIN(created_at),'subsec'))*1000
                      AS INTEGER) AS oldest
            FROM distributed_locks
-          WHERE substr(lock_key, 1, 19)='workflow_execution:' AND substr(owner, 1, 1)<>'~'
-            AND ow_fence>0 AND expires_at>strftime('%Y-%m-%d %H:%M:%f', 'now')
-          GROUP BY owner ORDER BY owner",
-    )
-    .fetch_all(connection)
-    .await?;
+          WHERE {IS_LIVE} GROUP BY owner ORDER BY owner"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(connection).await?;
     rows.iter()
         .map(|row| {
             Ok(WorkerRow {
