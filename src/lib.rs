@@ -9,11 +9,11 @@
 //!
 //! | floor | module | what it is |
 //! |---|---|---|
-//! | 6 | [`cli`] | the commands, what they print, and their exit codes |
-//! | 5 | [`app`] | puts a process together; the only one that names a concrete store or runner |
+//! | 7 | [`cli`] | the commands, what they print, and their exit codes |
+//! | 6 | [`app`] | puts a process together; the only one that names a concrete store or runner |
 //! | 5 | [`conformance`] | what a lock provider promises, as a test that anybody can run |
+//! | 5 | [`config`] | defaults, file, environment and flags, into one checked [`Config`](config::Config) |
 //! | 4 | [`orchestrator`] | the library of the lock guide: locks, and executions by one's own program |
-//! | 4 | [`config`] | defaults, file, environment and flags, into one checked [`Config`](config::Config) |
 //! | 3 | [`telemetry`] | logs and spans |
 //! | 3 | [`signals`] | the first signal drains, the second aborts |
 //! | 3 | [`admin`] | probes and metrics over HTTP |

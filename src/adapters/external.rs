@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, future::join_all, stream};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug};
 
 use crate::{
@@ -55,7 +56,8 @@ pub struct ExternalLeases {
     provider: Arc<dyn LockProvider>,
     /// What the uid column calls the provider.
     name: String,
-    kept: Arc<Mutex<HashMap<Hold, Kept>>>,
+    kept: Mutex<HashMap<Hold, Kept>>,
+    freeing: TaskTracker,
 }
 
 /// A claim on an execution.
@@ -81,7 +83,7 @@ impl ExternalLeases {
     /// `name`: 1 to 5 characters; workers on one database that keep their leases in different places
     /// must not have the same.
     pub fn new(rows: Arc<dyn RowStore>, provider: Arc<dyn LockProvider>, name: String) -> Self {
-        Self { rows, provider, name, kept: Arc::default() }
+        Self { rows, provider, name, kept: Mutex::default(), freeing: TaskTracker::new() }
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<Hold, Kept>> {
@@ -163,7 +165,8 @@ impl ExternalLeases {
             return;
         }
         let provider = self.provider.clone();
-        tokio::spawn(async move { free(&*provider, keys).await }.in_current_span());
+        let free = async move { free(&*provider, keys).await };
+        self.freeing.spawn(free.in_current_span());
     }
 
     fn forget(&self, lease: &Lease) -> Option<KeyLease> {
@@ -290,12 +293,9 @@ impl ExecutionStore for ExternalLeases {
             return Ok(Named::Met(Batch { deferred, ..Batch::default() }));
         }
         let named = self.rows.claim_named(&who, execution).await;
-        match &named {
-            Ok(Named::Met(batch)) => self.settle(batch, ours).await,
-            Ok(Named::Stands(_) | Named::Missing) | Err(_) => {
-                self.settle(&Batch::default(), ours).await
-            }
-        }
+        let nothing = Batch::default();
+        let batch = if let Ok(Named::Met(batch)) = &named { batch } else { &nothing };
+        self.settle(batch, ours).await;
         named
     }
 
@@ -389,10 +389,8 @@ impl ExecutionStore for ExternalLeases {
             return Ok(Batch::default());
         }
         let taken = self.rows.take_over(&who, &due).await;
-        match &taken {
-            Ok(batch) => self.settle(batch, ours).await,
-            Err(_) => self.settle(&Batch::default(), ours).await,
-        }
+        let nothing = Batch::default();
+        self.settle(taken.as_ref().unwrap_or(&nothing), ours).await;
         taken
     }
 

@@ -1,12 +1,24 @@
-//! Whether a collector takes connections.
+//! Whether a collector takes connections, and whether a lock server answers.
 //!
-//! **Invariant:** nothing is sent to it.
+//! **Invariant:** no span is sent, and no lock taken.
 
 use std::time::Duration;
 
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::{config::Config, domain::doctor::Export};
+use crate::{
+    config::Config,
+    domain::doctor::Export,
+    orchestrator::{LockConfig, ProviderRegistry},
+    ports::lock::LockError,
+};
+
+/// Asks the server that keeps leases for something, if there is one.
+pub async fn reach_leases(leases: &LockConfig) -> Result<(), LockError> {
+    let provider = ProviderRegistry::default().open(leases).await?;
+    provider.close().await;
+    Ok(())
+}
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

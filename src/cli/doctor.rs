@@ -31,7 +31,8 @@ use crate::{
 /// Checks, in this order: where the settings came from; connection and server; schema, indexes and
 /// grants (those of a worker); clock and zone; a lock that is acquired, renewed and released for trial,
 /// and leaves nothing; executions of unknown status and backlog; expired lock rows; whether a drain has
-/// the time that it takes; and whether the OTLP endpoint takes connections. Run it as a worker's user, with a worker's settings.
+/// the time that it takes; whether the server answers that keeps leases, if they are not in the database; and
+/// whether the OTLP endpoint takes connections. Run it as a worker's user, with a worker's settings.
 ///
 /// It mends two things by itself, unless --dry-run is given: steps of the migration that are not done
 /// (as `migrate`), and expired lock rows that nobody needs (as `locks clean`). All else is advice: a
@@ -66,6 +67,10 @@ pub async fn run(
     match app::connect(&config.store).await {
         Ok(stores) => findings.extend(of_store(args, config, &*stores.control).await),
         Err(error) => findings.push(Finding::of_error("server", &error.to_string())),
+    }
+    if let Some(leases) = &config.leases {
+        let answer = app::reach_leases(leases).await.map_err(|error| error.to_string());
+        findings.push(doctor::leases(&leases.provider, &answer));
     }
     findings.push(doctor::export(&app::reach(config).await));
     match args.output {

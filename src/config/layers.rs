@@ -182,8 +182,8 @@ fn borrowed(around: &Surroundings, with_database: bool) -> Result<Layer, ConfigE
 }
 
 fn merge(layers: Vec<Layer>, file: Option<PathBuf>) -> Result<Layers, ConfigError> {
+    let known = known_keys(&Settings::default());
     let defaults = Merged::try_from(&Settings::default()).expect("plain fields");
-    let known = known_keys(&defaults);
     let mut builder = Merged::builder().add_source(defaults);
     let mut origins = Origins::default();
     for layer in layers {
@@ -200,18 +200,16 @@ fn merge(layers: Vec<Layer>, file: Option<PathBuf>) -> Result<Layers, ConfigErro
     Ok(Layers { settings, origins, file })
 }
 
-fn known_keys(defaults: &Merged) -> Vec<String> {
-    fn walk(prefix: &str, map: &Map<String, Value>, keys: &mut Vec<String>) {
-        for (name, value) in map {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            match &value.kind {
-                ValueKind::Table(table) => walk(&key, table, keys),
-                _ => keys.push(key),
-            }
+fn known_keys(defaults: &Settings) -> Vec<String> {
+    fn walk(prefix: &str, value: serde_json::Value, keys: &mut Vec<String>) {
+        let serde_json::Value::Object(fields) = value else { return keys.push(prefix.into()) };
+        for (name, value) in fields {
+            let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+            walk(&key, value, keys);
         }
     }
     let mut keys = Vec::new();
-    walk("", &defaults.collect().expect("plain fields"), &mut keys);
+    walk("", serde_json::to_value(defaults).expect("plain fields"), &mut keys);
     keys.sort();
     keys
 }
@@ -220,8 +218,7 @@ fn check_known(key: &str, origin: &str, known: &[String]) -> Result<(), ConfigEr
     if known.iter().any(|one| one == key) {
         return Ok(());
     }
-    let members: Vec<&str> =
-        known.iter().filter(|one| one.starts_with(&format!("{key}."))).map(AsRef::as_ref).collect();
+    let members = members(key, known);
     if !members.is_empty() {
         return Err(ConfigError::Group {
             key: key.into(),
@@ -240,6 +237,19 @@ fn check_known(key: &str, origin: &str, known: &[String]) -> Result<(), ConfigEr
         },
         nearest: as_written,
     })
+}
+
+/// What a group holds, other groups as `lock.redis.*`.
+fn members(group: &str, known: &[String]) -> Vec<String> {
+    let inner = known.iter().filter_map(|one| one.strip_prefix(group)?.strip_prefix('.'));
+    let mut members: Vec<String> = inner
+        .map(|inner| match inner.split_once('.') {
+            Some((name, _)) => format!("{group}.{name}.*"),
+            None => format!("{group}.{inner}"),
+        })
+        .collect();
+    members.dedup();
+    members
 }
 
 /// Of the whole keys, or of their last words if those are nearer: `ttl` is meant for `lock.ttl`.

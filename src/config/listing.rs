@@ -57,6 +57,7 @@ fn flatten(key: &str, value: Value, values: &mut Vec<(String, Option<String>)>) 
         }
         Value::Null => None,
         Value::String(text) => Some(text),
+        Value::Array(items) if items.is_empty() => None,
         Value::Array(items) => {
             let word = |item: &Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
             Some(items.iter().map(word).collect::<Vec<_>>().join(", "))

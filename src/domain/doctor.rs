@@ -24,7 +24,7 @@ mod server;
 mod templates;
 
 pub use clock::{Clock, wrong_zone};
-pub use export::{Export, export};
+pub use export::{Export, export, leases};
 pub use locks::RoundTrip;
 pub use rights::{DELETED, Rights, Verb, grants};
 pub use rows::Rows;

@@ -297,7 +297,7 @@ fn gone(held: &Held, own: &PodProcess) -> Option<Cause> {
 /// where this process does not look, and nothing that it sees says anything about it.
 fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Option<Sighting> {
     let before = before.filter(|old| old.fence == held.fence && old.by == held.by);
-    let before = before.map(|old| old.watch);
+    let before = before.as_ref().map(|old| &old.watch);
     let watch = match (held.elsewhere, kept_in(&held.uid)) {
         (Some(now), _) => sight_elsewhere(before, now, replied),
         (None, Some(_)) => return None,
@@ -306,19 +306,19 @@ fn sight(before: Option<Sighting>, held: &Held, replied: Duration) -> Option<Sig
     Some(Sighting { fence: held.fence, by: held.by.clone(), watch })
 }
 
-fn sight_row(before: Option<Watch>, held: &Held, replied: Duration) -> Watch {
+fn sight_row(before: Option<&Watch>, held: &Held, replied: Duration) -> Watch {
     let lock = held.lock.map(|lock| (lock.fence, lock.beat));
     let ttl_now = held.lock.map(|lock| lock.ttl);
     let Some(Watch::Row { lock: old_lock, since, ttl }) = before else {
         return Watch::Row { lock, since: replied, ttl: ttl_now };
     };
-    let since = if old_lock == lock { since } else { replied };
-    Watch::Row { lock, since, ttl: ttl_now.or(ttl) }
+    let since = if *old_lock == lock { *since } else { replied };
+    Watch::Row { lock, since, ttl: ttl_now.or(*ttl) }
 }
 
-fn sight_elsewhere(before: Option<Watch>, now: Elsewhere, replied: Duration) -> Watch {
+fn sight_elsewhere(before: Option<&Watch>, now: Elsewhere, replied: Duration) -> Watch {
     let (free_since, left) = match before {
-        Some(Watch::Elsewhere { free_since, left }) => (free_since, left),
+        Some(Watch::Elsewhere { free_since, left }) => (*free_since, *left),
         _ => (None, None),
     };
     match now {

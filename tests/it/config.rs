@@ -137,7 +137,27 @@ slots: 7
 poll_interval: 250ms
 drain_deadline: 5m
 state_dir: /var/steps
-lock: {ttl: 20s, renew_every: 4s, table: locks}
+lock:
+  ttl: 20s
+  renew_every: 4s
+  table: locks
+  provider: redis
+  redis:
+    url: 'rediss://worker@locks.example/3'
+    password_file: /secrets/redis
+    sentinels: ['redis://s1:26379', 'redis://s2:26379']
+    sentinel_password_file: /secrets/sentinel
+    master: locks
+    key_prefix: 'ow:'
+    timeout: 2s
+    tls: {ca_file: /tls/ca.pem, certificate_file: /tls/tls.crt, key_file: /tls/tls.key}
+  etcd:
+    endpoints: ['https://e1:2379', 'https://e2:2379']
+    user: worker
+    password_file: /secrets/etcd
+    key_prefix: /ow/
+    timeout: 4s
+    tls: {ca_file: /tls/ca.pem}
 claim: {batch: 3, unknown_after: 1h}
 step: {at_once: 5, backoff: {base: 2s, cap: 30s}}
 shell:
@@ -174,6 +194,23 @@ fn every_key_can_be_written_in_the_file_and_as_a_variable() {
         ("LOCK__TTL", "20s"),
         ("LOCK__RENEW_EVERY", "4s"),
         ("LOCK__TABLE", "locks"),
+        ("LOCK__PROVIDER", "redis"),
+        ("LOCK__REDIS__URL", "rediss://worker@locks.example/3"),
+        ("LOCK__REDIS__PASSWORD_FILE", "/secrets/redis"),
+        ("LOCK__REDIS__SENTINELS", "redis://s1:26379, redis://s2:26379"),
+        ("LOCK__REDIS__SENTINEL_PASSWORD_FILE", "/secrets/sentinel"),
+        ("LOCK__REDIS__MASTER", "locks"),
+        ("LOCK__REDIS__KEY_PREFIX", "ow:"),
+        ("LOCK__REDIS__TIMEOUT", "2s"),
+        ("LOCK__REDIS__TLS__CA_FILE", "/tls/ca.pem"),
+        ("LOCK__REDIS__TLS__CERTIFICATE_FILE", "/tls/tls.crt"),
+        ("LOCK__REDIS__TLS__KEY_FILE", "/tls/tls.key"),
+        ("LOCK__ETCD__ENDPOINTS", "https://e1:2379, https://e2:2379"),
+        ("LOCK__ETCD__USER", "worker"),
+        ("LOCK__ETCD__PASSWORD_FILE", "/secrets/etcd"),
+        ("LOCK__ETCD__KEY_PREFIX", "/ow/"),
+        ("LOCK__ETCD__TIMEOUT", "4s"),
+        ("LOCK__ETCD__TLS__CA_FILE", "/tls/ca.pem"),
         ("CLAIM__BATCH", "3"),
         ("CLAIM__UNKNOWN_AFTER", "1h"),
         ("STEP__AT_ONCE", "5"),

@@ -68,7 +68,7 @@ fn its_exit_codes_are_those_of_the_program() {
 
 /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
 /// it is so.
-const IN_WORDS: [(&str, &str); 20] = [
+const IN_WORDS: [(&str, &str); 31] = [
     ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
     ("claim.batch", "free slots, at most 50"),
     ("claim.exclude", "none"),
@@ -77,6 +77,17 @@ const IN_WORDS: [(&str, &str); 20] = [
     ("database.url", "`orchestrator.db` here (a pod: none)"),
     ("http.allow", "none"),
     ("http.deny", "none"),
+    ("lock.etcd.password_file", "none"),
+    ("lock.etcd.tls.ca_file", "none"),
+    ("lock.etcd.tls.certificate_file", "none"),
+    ("lock.etcd.tls.key_file", "none"),
+    ("lock.etcd.user", "none"),
+    ("lock.redis.password_file", "none"),
+    ("lock.redis.sentinel_password_file", "none"),
+    ("lock.redis.sentinels", "none"),
+    ("lock.redis.tls.ca_file", "none"),
+    ("lock.redis.tls.certificate_file", "none"),
+    ("lock.redis.tls.key_file", "none"),
     ("log.filter", "info, others warn"),
     ("name", "the host's and a suffix"),
     ("pod.disruption_budget", "unknown"),

@@ -13,6 +13,18 @@ pub enum Export {
     Unreached(String, String),
 }
 
+/// The server that keeps leases in place of the lock table; without it nothing is claimed.
+pub fn leases(provider: &str, answer: &Result<(), String>) -> Finding {
+    match answer {
+        Ok(()) => Finding::ok("leases", format!("kept in {provider}, which answers")),
+        Err(reason) => Finding::problem(
+            "leases",
+            format!("kept in {provider}, which cannot be used: {reason}"),
+            format!("start it, or correct lock.{provider}"),
+        ),
+    }
+}
+
 /// A collector that is away stops no work.
 pub fn export(export: &Export) -> Finding {
     match export {

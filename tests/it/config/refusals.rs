@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 57] = [
+const IN_THE_FILE: [(&str, &str); 64] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -20,7 +20,7 @@ const IN_THE_FILE: [(&str, &str); 57] = [
     ),
     (
         "lock: 10s",
-        "lock (from orchestrator-worker.yaml) is a group of settings: give a value to one of lock.renew_every, lock.table, lock.ttl",
+        "lock (from orchestrator-worker.yaml) is a group of settings: give a value to one of lock.etcd.*, lock.provider, lock.redis.*, lock.renew_every, lock.table, lock.ttl",
     ),
     (
         "lock: {tll: 10s}",
@@ -171,6 +171,31 @@ const IN_THE_FILE: [(&str, &str); 57] = [
         r#"lock.table (from orchestrator-worker.yaml) is "steps"; another table of the orchestrator is called so"#,
     ),
     (
+        "lock: {provider: consul}",
+        r#"lock.provider (from orchestrator-worker.yaml) is "consul"; give store, redis or etcd"#,
+    ),
+    (
+        "lock: {provider: mysql}",
+        "lock.provider (from orchestrator-worker.yaml) is mysql, and the database is SQLite file /here/orchestrator.db; give store",
+    ),
+    (
+        "{lock: {provider: redis}, claim: {one_per_template: true}}",
+        "claim.one_per_template (from orchestrator-worker.yaml) is true, and leases are kept outside the database, where templates have none (lock.provider); give false, or keep leases in the store",
+    ),
+    (
+        "lock: {redis: {url: 'redis://:secret@h/'}}",
+        "lock.redis.url (from orchestrator-worker.yaml) has a password in it; name a file that has it instead",
+    ),
+    (
+        "lock: {redis: {url: 'http://h/'}}",
+        "lock.redis.url (from orchestrator-worker.yaml) begins with http; give redis or rediss",
+    ),
+    (
+        "lock: {etcd: {endpoints: []}}",
+        "lock.etcd.endpoints (from orchestrator-worker.yaml) names nobody",
+    ),
+    ("lock: {etcd: {timeout: soon}}", "?"),
+    (
         "lock: {table: locks}",
         "lock.table (from orchestrator-worker.yaml) is of MySQL databases, and this is an SQLite one; leave it out",
     ),
@@ -251,7 +276,7 @@ fn each_wrong_variable_is_refused_under_its_own_name() {
         (
             "ORCHESTRATOR_WORKER__LOCK",
             "3s",
-            "lock (from ORCHESTRATOR_WORKER__LOCK) is a group of settings: give a value to one of lock.renew_every, lock.table, lock.ttl",
+            "lock (from ORCHESTRATOR_WORKER__LOCK) is a group of settings: give a value to one of lock.etcd.*, lock.provider, lock.redis.*, lock.renew_every, lock.table, lock.ttl",
         ),
         (
             "RUST_LOG",

@@ -100,8 +100,8 @@ pub async fn a_lease_stands_by_its_row_alone_and_nothing_is_renewed<S: Subject>(
 
     let before = world.everything().await;
     let standing = world.a.standing(TTL, &leases).await.expect("an answer");
-    use Renewal::{Cancelled, Ended, Held, Lost};
-    assert_eq!(standing, [Held, Cancelled, Lost, Ended]);
+    let expected = [Renewal::Held, Renewal::Cancelled, Renewal::Lost, Renewal::Ended];
+    assert_eq!(standing, expected);
     assert_eq!(world.a.standing(TTL, &[]).await.expect("nothing"), []);
     assert_eq!(world.everything().await, before);
 }
