@@ -59,14 +59,16 @@ impl Past {
     /// Taken from its owner and left for others.
     pub fn left(take_over: &TakeOver) -> Self {
         let seen = &take_over.seen;
+        // Of a lease that is kept elsewhere the row tells the claim alone.
+        let lock = seen.lock.filter(|_| seen.elsewhere.is_none());
         let dead = match (&seen.by, take_over.cause) {
             (Holder::Released | Holder::Orchestrator, _) | (_, Cause::Released) => None,
             (Holder::Owner(owner), cause) => Some(Dead {
                 fence: seen.fence,
                 owner: owner.clone(),
                 cause,
-                expires_ms: seen.lock.map(|lock| lock.expires_ms),
-                told_ms: seen.lock.map_or(i64::MAX, |lock| lock.renewed_ms()),
+                expires_ms: lock.map(|lock| lock.expires_ms),
+                told_ms: lock.map_or(i64::MAX, |lock| lock.renewed_ms()),
             }),
         };
         let execution = seen.execution.clone();
