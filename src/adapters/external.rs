@@ -320,10 +320,17 @@ impl ExecutionStore for ExternalLeases {
         let row = |place: usize| rows.as_ref().ok().map(|rows| rows[place]);
         let answers: Vec<Renewal> =
             keys.iter().enumerate().map(|(place, key)| renewal(key, row(place))).collect();
-        let is_over = |answer: &Renewal| matches!(answer, Renewal::Ended | Renewal::Lost);
-        let over = leases.iter().zip(&answers).filter(|(_, answer)| is_over(answer));
-        // What was lost is being stopped: its key ends by itself.
-        over.for_each(|(lease, _)| drop(self.forget(lease)));
+        let mut ended = Vec::new();
+        for (lease, answer) in leases.iter().zip(&answers) {
+            match answer {
+                // It may have been put back just after it was freed.
+                Renewal::Ended => ended.extend(self.forget(lease)),
+                // What was lost is being stopped: its key ends by itself.
+                Renewal::Lost => drop(self.forget(lease)),
+                Renewal::Held | Renewal::Cancelled | Renewal::Unanswered => {}
+            }
+        }
+        self.free_soon(ended);
         Ok(answers)
     }
 

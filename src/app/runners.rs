@@ -19,6 +19,7 @@ use crate::{
         egress::{Own, Owned, Place},
         pod::Life,
     },
+    orchestrator::LockConfig,
 };
 
 /// `admin` is where the admin port listens; `life` is this process's own.
@@ -61,6 +62,9 @@ fn own_servers(config: &Config, admin: Option<SocketAddr>) -> Vec<Own> {
     if let Store::MySql(mysql) = &config.store {
         let place = Place::of_host(&mysql.host);
         own.push(Own { what: Owned::Database, place, port: mysql.port });
+    }
+    for (host, port) in config.leases.iter().flat_map(LockConfig::servers) {
+        own.push(Own { what: Owned::LockServer, place: Place::of_host(&host), port });
     }
     if let Some((host, port)) = &config.http.api_server {
         own.push(Own { what: Owned::ApiServer, place: Place::of_host(host), port: *port });

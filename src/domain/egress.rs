@@ -50,6 +50,7 @@ pub struct Own {
 pub enum Owned {
     AdminPort,
     Database,
+    LockServer,
     ApiServer,
 }
 
@@ -91,6 +92,7 @@ impl fmt::Display for Owned {
         f.write_str(match self {
             Self::AdminPort => "this worker's own admin port",
             Self::Database => "this worker's own database",
+            Self::LockServer => "this worker's own lock server",
             Self::ApiServer => API_SERVER,
         })
     }

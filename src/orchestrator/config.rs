@@ -112,6 +112,18 @@ impl LockConfig {
         [Self::STORE, Self::MYSQL].contains(&self.provider.as_str())
     }
 
+    /// Hosts and ports of the servers that the provider is asked through, as far as they are known: what
+    /// the sentinels of Redis name is not.
+    pub fn servers(&self) -> Vec<(String, u16)> {
+        match self.provider.as_str() {
+            #[cfg(feature = "redis")]
+            Self::REDIS => self.redis.servers(),
+            #[cfg(feature = "etcd")]
+            Self::ETCD => self.etcd.servers(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<Checked, LockConfigError> {
         let retries = Retries { count: self.default_retry_count, delay: self.default_retry_delay };
         if retries.count > Self::MOST_RETRIES {

@@ -92,6 +92,13 @@ fn words<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     })
 }
 
+/// Where a URL leads to; nowhere if it cannot be read.
+fn place(url: &str, port: u16) -> Option<(String, u16)> {
+    let url = Url::parse(url).ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    Some((host.to_owned(), url.port_or_known_default().unwrap_or(port)))
+}
+
 fn parsed(url: &str) -> Result<Url, LockError> {
     Url::parse(url).map_err(|error| LockError::NotReady(error.to_string()))
 }

@@ -209,9 +209,9 @@ impl Orchestrator {
     ///
     /// A caller that stops waiting has the steps stopped and the execution handed back.
     pub async fn execute_workflow(&self, id: &str) -> Result<Executed, ExecuteError> {
-        let Inner { database, functions, owner, runner, instruments, executions, .. } =
+        let Inner { database, config, functions, owner, runner, instruments, executions, .. } =
             &*self.inner;
-        let runner = runner.get_or_init(|| Arc::new(runners(database, functions.clone())));
+        let runner = runner.get_or_init(|| Arc::new(runners(database, config, functions.clone())));
         let parts = Parts {
             owner: owner.clone(),
             runner: runner.clone(),
@@ -268,14 +268,16 @@ impl Orchestrator {
     }
 }
 
-/// Steps may not call the database itself.
-fn runners(database: &Database, functions: FuncRegistry) -> Runners {
-    let own = database.server().map(|(host, port)| Own {
-        what: Owned::Database,
+/// Steps may call neither the database itself nor the server that keeps locks.
+fn runners(database: &Database, config: &LockConfig, functions: FuncRegistry) -> Runners {
+    let database = database.server().into_iter().map(|place| (Owned::Database, place));
+    let locks = config.servers().into_iter().map(|place| (Owned::LockServer, place));
+    let own = database.chain(locks).map(|(what, (host, port))| Own {
+        what,
         place: Place::of_host(&host),
         port,
     });
-    let http = HttpSettings { own: own.into_iter().collect(), ..HttpSettings::default() };
+    let http = HttpSettings { own: own.collect(), ..HttpSettings::default() };
     Runners::new(Some(ShellSettings::default()), functions).with(HttpRunner::new(http))
 }
 

@@ -42,9 +42,12 @@ use crate::{
         recovery::{Held, Observations, TakeOver},
     },
     instruments::{ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
-    ports::executions::{
-        AdvanceError, Advanced, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack, Queue,
-        StoreError,
+    ports::{
+        executions::{
+            AdvanceError, Advanced, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack,
+            Queue, StoreError,
+        },
+        lock::LockError,
     },
 };
 
@@ -238,7 +241,9 @@ impl Shared {
 
     /// Whether nothing will be left to do only after a person has mended something.
     pub fn gives_up_on(&self, error: &StoreError) -> bool {
-        matches!(error, StoreError::NotReady(_)) && self.settings.until_idle && self.active() == 0
+        let is_for_a_person =
+            matches!(error, StoreError::NotReady(_) | StoreError::Leases(LockError::NotReady(_)));
+        is_for_a_person && self.settings.until_idle && self.active() == 0
     }
 
     /// Puts claimed executions under way, each with one of the reserved slots. `past`: what a takeover

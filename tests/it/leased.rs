@@ -1,7 +1,7 @@
 //! Workers whose leases are in Redis or etcd, and whose executions are in a database: the stories of
 //! [`crash`](crate::crash) on both, and what becomes of work when the lock server itself goes away or forgets.
 
-use std::{future::Future, marker::PhantomData};
+use std::{fs, future::Future, marker::PhantomData};
 
 use async_trait::async_trait;
 use orchestrator_worker::{
@@ -133,11 +133,13 @@ crate::stores::tests! {
     on_mysql_and_redis, super::OnRedis;
     a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_elsewhere
     what_is_told_of_a_lease_that_is_kept_elsewhere_is_true
+    no_step_calls_the_server_that_keeps_the_leases
 }
 crate::stores::tests! {
     on_mariadb_and_etcd, super::OnEtcd;
     a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_elsewhere
     what_is_told_of_a_lease_that_is_kept_elsewhere_is_true
+    no_step_calls_the_server_that_keeps_the_leases
 }
 
 /// A subject whose leases can be looked at.
@@ -201,4 +203,21 @@ async fn what_is_told_of_a_lease_that_is_kept_elsewhere_is_true<S: Watched>() {
     assert_eq!((&workers[0]["owner"], &workers[0]["executions"]), (&"a".into(), &1.into()));
     ten.open_gate();
     wait_for_success(&url, &execution);
+}
+
+async fn no_step_calls_the_server_that_keeps_the_leases<S: Watched>() {
+    let world = World::<S>::new().await;
+    let (url, folder) = (world.subject.url(), tempfile::tempdir().expect("a folder"));
+    let settings = world.subject.settings();
+    let server = settings.iter().find_map(|(_, value)| value.split_once("://")).expect("a URL").1;
+    let file = folder.path().join("ten.yaml");
+    let text = format!("name: ten\nsteps:\n  - name: call\n    http: {{url: 'http://{server}'}}\n");
+    fs::write(&file, text).expect("it can be written");
+    let a = start(&world.subject, "a", &[]);
+    a.wait_for("worker.started");
+    let execution = submit(&url, &file);
+    a.wait_for("execution.finished");
+    let shown = json(&url, ["show", &execution]);
+    let error = shown["steps"][0]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("this worker's own lock server"), "{shown}");
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TlsFiles, address, parsed, patience, secret, words};
+use super::{TlsFiles, address, parsed, patience, place, secret, words};
 use crate::{adapters::etcd, ports::lock::LockError};
 
 /// `provider: etcd`.
@@ -51,6 +51,10 @@ impl EtcdLockConfig {
         }
         self.tls.check("etcd")?;
         patience("etcd", self.timeout)
+    }
+
+    pub(in crate::orchestrator) fn servers(&self) -> Vec<(String, u16)> {
+        self.endpoints.iter().filter_map(|url| place(url, 2_379)).collect()
     }
 
     /// What the provider is opened with. Reads the files.

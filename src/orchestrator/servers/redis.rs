@@ -8,7 +8,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{TlsFiles, address, parsed, patience, secret, words};
+use super::{TlsFiles, address, parsed, patience, place, secret, words};
 use crate::{adapters::redis, ports::lock::LockError};
 
 /// `provider: redis`.
@@ -60,6 +60,11 @@ impl RedisLockConfig {
         patience("redis", self.timeout)
     }
 
+    pub(in crate::orchestrator) fn servers(&self) -> Vec<(String, u16)> {
+        let sentinels = self.sentinels.iter().filter_map(|url| place(url, 26_379));
+        place(&self.url, 6_379).into_iter().chain(sentinels).collect()
+    }
+
     /// What the provider is opened with. Reads the files.
     pub fn settings(&self) -> Result<redis::Settings, LockError> {
         let url = with_password(&self.url, self.password_file.as_deref())?;
@@ -106,6 +111,7 @@ mod tests {
         let settings = config.settings().expect("the file is there");
         assert_eq!(settings.url.expose_secret(), "redis://worker:p%40ss%20word@db:6379/2");
         assert!(settings.sentinels.is_none());
+        assert_eq!(config.servers(), [("db".to_owned(), 6_379)]);
         let shown = format!("{config:?} {settings:?}");
         assert!(!shown.contains("p@ss") && !shown.contains("p%40ss"), "{shown}");
     }
