@@ -194,7 +194,10 @@ const IN_THE_FILE: [(&str, &str); 64] = [
         "lock: {etcd: {endpoints: []}}",
         "lock.etcd.endpoints (from orchestrator-worker.yaml) names nobody",
     ),
-    ("lock: {etcd: {timeout: soon}}", "?"),
+    (
+        "lock: {etcd: {timeout: soon}}",
+        r#"lock.etcd.timeout (from orchestrator-worker.yaml) cannot be used; invalid value: string "soon", expected a duration"#,
+    ),
     (
         "lock: {table: locks}",
         "lock.table (from orchestrator-worker.yaml) is of MySQL databases, and this is an SQLite one; leave it out",
