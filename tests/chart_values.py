@@ -446,7 +446,8 @@ def the_workers_settings_are_those_of_the_chart_with_the_same_defaults():
         elif not (value or isinstance(value, bool)):
             need(told in WORDS, key, "is empty in the chart, and in the worker", told)
         else:
-            need(json.dumps(value).strip('"') == told, key, "is", value, "and in the worker", told)
+            shown = ", ".join(value) if isinstance(value, list) else json.dumps(value).strip('"')
+            need(shown == told, key, "is", value, "and in the worker", told)
     return f"{len(chart)} settings"
 
 
