@@ -10,42 +10,33 @@
 //! none; where it does (a failover of Redis), its holder puts the key back with its next renewal, and
 //! watchers wait for longer than that. Every write is guarded by the rows' own fence all the same.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+mod keys;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, future::join_all, stream};
-use sha2::{Digest, Sha256};
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug};
+use tracing::debug;
 
+use self::keys::{Keys, Taken};
 use crate::{
     domain::{
         deferral::Deferral,
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
-        lease::{Lease, LeaseTerms, Renewal},
-        lock::{LockNonce, PlainKey},
+        id::{Beat, ExecutionId, StepExecutionId},
+        lease::{Lease, Renewal},
         pod::{keeping_in, kept_in},
-        recovery::{Cause, Elsewhere, Held, Holder, TakeOver},
+        recovery::{Cause, Held, TakeOver},
     },
     ports::{
         executions::{
             Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
             Named, Queue, Remains, StoreError,
         },
-        lock::{Acquire, Acquired, KeyLease, LockError, LockProvider, Renewed},
+        lock::{LockError, LockProvider},
         rows::RowStore,
     },
 };
-
-/// Requests to the provider at one time, of one call.
-const AT_ONCE: usize = 32;
 
 /// A renewal waits for the rows no longer than this part of a lease's time, which is its key's.
 const ROWS_PART: u32 = 15;
@@ -53,187 +44,25 @@ const ROWS_PART: u32 = 15;
 /// A store of executions over another one's rows.
 pub struct ExternalLeases {
     rows: Arc<dyn RowStore>,
-    provider: Arc<dyn LockProvider>,
+    keys: Keys,
     /// What the uid column calls the provider.
     name: String,
-    kept: Mutex<HashMap<Hold, Kept>>,
-    freeing: TaskTracker,
-}
-
-/// A claim on an execution.
-type Hold = (ExecutionId, Fence);
-
-/// The key that goes with it.
-#[derive(Clone)]
-struct Kept {
-    lease: KeyLease,
-    /// Since when it was neither taken nor renewed.
-    touched: Instant,
-}
-
-/// What came of the wish for some keys.
-#[derive(Default)]
-struct Taken {
-    ours: BTreeMap<ExecutionId, KeyLease>,
-    theirs: Vec<ExecutionId>,
-    error: Option<LockError>,
 }
 
 impl ExternalLeases {
     /// `name`: 1 to 5 characters; workers on one database that keep their leases in different places
     /// must not have the same.
     pub fn new(rows: Arc<dyn RowStore>, provider: Arc<dyn LockProvider>, name: String) -> Self {
-        Self { rows, provider, name, kept: Mutex::default(), freeing: TaskTracker::new() }
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashMap<Hold, Kept>> {
-        self.kept.lock().expect("no panic while it is held")
+        Self { rows, keys: Keys::new(provider), name }
     }
 
     fn marked(&self, who: &Claimant) -> Claimant {
         Claimant { uid: keeping_in(&who.uid, &self.name), ..who.clone() }
     }
 
-    /// The wish for the key of an execution. Where a process is known to be the only one of its name
-    /// (it has a life, behind a slash), its wishes for one key are the same, so that the process after
-    /// it can free what it has left.
-    fn wish(
-        owner: &Owner,
-        uid: &str,
-        ttl: Duration,
-        execution: &ExecutionId,
-    ) -> Result<Acquire, LockError> {
-        let random = if uid.contains('/') {
-            let digest = Sha256::digest(format!("{uid} {execution}"));
-            u64::from_be_bytes(digest[..8].try_into().expect("eight of its 32 bytes"))
-        } else {
-            rand::random()
-        };
-        let key = PlainKey::of_execution(execution)?;
-        Ok(Acquire { key, owner: owner.clone(), ttl, nonce: LockNonce::of(random) })
+    fn is_kept_here(&self, held: &Held) -> bool {
+        kept_in(&held.uid) == Some(&*self.name) && held.by.name().is_some()
     }
-
-    /// `None`: another holds it.
-    async fn acquire(&self, wish: &Acquire) -> Result<Option<KeyLease>, LockError> {
-        let mut answer = self.provider.acquire(wish).await;
-        if let Err(LockError::Unknown(_)) = answer {
-            answer = self.provider.acquire(wish).await;
-        }
-        Ok(match answer? {
-            Acquired::Ours(lease) => Some(lease),
-            Acquired::Theirs(_) => None,
-        })
-    }
-
-    async fn take_all(&self, who: &Claimant, executions: Vec<ExecutionId>) -> Taken {
-        let take = async |execution: ExecutionId| {
-            let taken = match Self::wish(&who.owner, &who.uid, who.ttl, &execution) {
-                Ok(wish) => self.acquire(&wish).await,
-                Err(error) => Err(error),
-            };
-            (execution, taken)
-        };
-        let mut all = Taken::default();
-        let mut answers = stream::iter(executions).map(take).buffered(AT_ONCE);
-        while let Some((execution, answer)) = answers.next().await {
-            match answer {
-                Ok(Some(lease)) => drop(all.ours.insert(execution, lease)),
-                // A key that no provider can have, too: the next in the queue must not wait for it.
-                Ok(None) | Err(LockError::Key(_)) => all.theirs.push(execution),
-                Err(error) => all.error = Some(error),
-            }
-        }
-        all
-    }
-
-    /// Remembers the keys of what was claimed, and frees the others: a wish for one of them that follows
-    /// must not be met by the end of this one.
-    async fn settle(&self, batch: &Batch, mut ours: BTreeMap<ExecutionId, KeyLease>) {
-        let touched = Instant::now();
-        for claim in &batch.claims {
-            let (execution, fence) = (&claim.lease.execution, claim.lease.fence);
-            if let Some(lease) = ours.remove(execution) {
-                self.kept().insert((execution.clone(), fence), Kept { lease, touched });
-            }
-        }
-        free(&*self.provider, ours.into_values().collect()).await;
-    }
-
-    /// Without anybody's waiting for it: a key that is not freed ends by itself.
-    fn free_soon(&self, keys: Vec<KeyLease>) {
-        if keys.is_empty() {
-            return;
-        }
-        let provider = self.provider.clone();
-        let free = async move { free(&*provider, keys).await };
-        self.freeing.spawn(free.in_current_span());
-    }
-
-    fn forget(&self, lease: &Lease) -> Option<KeyLease> {
-        let kept = self.kept().remove(&(lease.execution.clone(), lease.fence));
-        kept.map(|kept| kept.lease)
-    }
-
-    /// Keys of what this process has given up without a word are past their time by now.
-    fn forget_old(&self) {
-        let now = Instant::now();
-        let is_old = |kept: &Kept| now.duration_since(kept.touched) > 2 * LeaseTerms::LONGEST_TTL;
-        self.kept().retain(|_, kept| !is_old(kept));
-    }
-
-    /// Whether the key of a lease is ours for its whole time from now on. One that the provider has lost is
-    /// put back, unless another was faster.
-    async fn keep(&self, lease: &Lease, ttl: Duration) -> Result<bool, LockError> {
-        let hold = (lease.execution.clone(), lease.fence);
-        let Some(Kept { lease: key, .. }) = self.kept().get(&hold).cloned() else {
-            return Ok(false);
-        };
-        let mut answer = self.provider.renew(&key, ttl).await;
-        if let Err(LockError::Unknown(_)) = answer {
-            answer = self.provider.renew(&key, ttl).await;
-        }
-        let key = match answer? {
-            Renewed::Held => key,
-            Renewed::Expired | Renewed::Gone => {
-                let wish = Acquire { key: key.key, owner: key.owner, ttl, nonce: key.nonce };
-                let Some(key) = self.acquire(&wish).await? else { return Ok(false) };
-                debug!(execution = %lease.execution, "a key that was gone is put back");
-                key
-            }
-        };
-        self.kept().insert(hold, Kept { lease: key, touched: Instant::now() });
-        Ok(true)
-    }
-
-    /// Frees the key of the process before this one, which is dead.
-    async fn free_former(&self, gone: &Held) -> Result<(), LockError> {
-        let Holder::Owner(name) = &gone.by else { return Ok(()) };
-        let Ok(owner) = Owner::try_new(name) else { return Ok(()) };
-        let wish = Self::wish(&owner, &gone.uid, LeaseTerms::LONGEST_TTL, &gone.execution)?;
-        let Some(found) = self.provider.inspect(&wish.key).await? else { return Ok(()) };
-        let Acquire { key, owner, nonce, .. } = wish;
-        // Whoever else holds it is not hit: it has another nonce.
-        self.provider.release(&KeyLease { key, owner, fence: found.fence, nonce }).await.map(drop)
-    }
-
-    async fn look_elsewhere(&self, held: &Held) -> Result<Option<Elsewhere>, LockError> {
-        let is_ours = self.kept().contains_key(&(held.execution.clone(), held.fence));
-        let is_asked = kept_in(&held.uid) == Some(&*self.name) && held.by.name().is_some();
-        if is_ours || !is_asked {
-            return Ok(None);
-        }
-        let found = self.provider.inspect(&PlainKey::of_execution(&held.execution)?).await?;
-        Ok(Some(found.map_or(Elsewhere::Free, |it| Elsewhere::Held { ends_in: it.expires_in })))
-    }
-}
-
-async fn free(provider: &dyn LockProvider, keys: Vec<KeyLease>) {
-    let free = async |key: KeyLease| {
-        if let Err(error) = provider.release(&key).await {
-            debug!(key = %key.key, %error, "a key is left to its end");
-        }
-    };
-    stream::iter(keys).for_each_concurrent(AT_ONCE, free).await;
 }
 
 /// How a lease stands by its key and by its execution's row.
@@ -253,19 +82,14 @@ impl ExecutionStore for ExternalLeases {
     async fn claim(&self, as_who: &Claimant, limit: usize) -> Result<Batch, StoreError> {
         let who = self.marked(as_who);
         let due = self.rows.due(&who, limit).await?;
-        let Taken { ours, theirs, error } = self.take_all(&who, due).await;
-        let mut batch = Batch::default();
-        if !ours.is_empty() {
-            let executions: Vec<_> = ours.keys().cloned().collect();
-            match self.rows.claim_these(&who, &executions).await {
-                Ok(claimed) => batch = claimed,
-                Err(error) => {
-                    self.settle(&batch, ours).await;
-                    return Err(error);
-                }
-            }
-            self.settle(&batch, ours).await;
-        }
+        let Taken { ours, theirs, error } = self.keys.take_all(&who, due).await;
+        let executions: Vec<_> = ours.keys().cloned().collect();
+        let claimed = match &executions[..] {
+            [] => Ok(Batch::default()),
+            some => self.rows.claim_these(&who, some).await,
+        };
+        self.keys.settle(claimed.as_ref().ok(), ours).await;
+        let mut batch = claimed?;
         if !theirs.is_empty() {
             if let Err(error) = self.rows.put_off(&theirs).await {
                 debug!(%error, "executions that others hold could not be put off");
@@ -284,7 +108,7 @@ impl ExecutionStore for ExternalLeases {
         execution: &ExecutionId,
     ) -> Result<Named, StoreError> {
         let who = self.marked(as_who);
-        let Taken { ours, theirs, error } = self.take_all(&who, vec![execution.clone()]).await;
+        let Taken { ours, theirs, error } = self.keys.take_all(&who, vec![execution.clone()]).await;
         if let Some(error) = error {
             return Err(StoreError::Leases(error));
         }
@@ -293,9 +117,8 @@ impl ExecutionStore for ExternalLeases {
             return Ok(Named::Met(Batch { deferred, ..Batch::default() }));
         }
         let named = self.rows.claim_named(&who, execution).await;
-        let nothing = Batch::default();
-        let batch = if let Ok(Named::Met(batch)) = &named { batch } else { &nothing };
-        self.settle(batch, ours).await;
+        let batch = if let Ok(Named::Met(batch)) = &named { Some(batch) } else { None };
+        self.keys.settle(batch, ours).await;
         named
     }
 
@@ -305,9 +128,7 @@ impl ExecutionStore for ExternalLeases {
         _: Beat,
         leases: &[Lease],
     ) -> Result<Vec<Renewal>, StoreError> {
-        self.forget_old();
-        let keep = async |lease: &Lease| self.keep(lease, ttl).await;
-        let keys: Vec<_> = stream::iter(leases).map(keep).buffered(AT_ONCE).collect().await;
+        let keys = self.keys.keep_all(leases, ttl).await;
         let rows = self.rows.standing(ttl / ROWS_PART, leases).await;
         if let Err(error) = &rows {
             debug!(%error, "leases are renewed, and their executions' rows could not be read");
@@ -324,13 +145,13 @@ impl ExecutionStore for ExternalLeases {
         for (lease, answer) in leases.iter().zip(&answers) {
             match answer {
                 // It may have been put back just after it was freed.
-                Renewal::Ended => ended.extend(self.forget(lease)),
+                Renewal::Ended => ended.extend(self.keys.forget(lease)),
                 // What was lost is being stopped: its key ends by itself.
-                Renewal::Lost => drop(self.forget(lease)),
+                Renewal::Lost => drop(self.keys.forget(lease)),
                 Renewal::Held | Renewal::Cancelled | Renewal::Unanswered => {}
             }
         }
-        self.free_soon(ended);
+        self.keys.free_soon(ended);
         Ok(answers)
     }
 
@@ -342,7 +163,7 @@ impl ExecutionStore for ExternalLeases {
             Err(_) => false,
         };
         let ended = advances.iter().zip(&answers).filter(|(it, answer)| has_ended(it, answer));
-        self.free_soon(ended.filter_map(|(it, _)| self.forget(&it.lease)).collect());
+        self.keys.free_soon(ended.filter_map(|(it, _)| self.keys.forget(&it.lease)).collect());
         answers
     }
 
@@ -360,18 +181,20 @@ impl ExecutionStore for ExternalLeases {
     async fn hand_back(&self, returns: &[HandBack]) -> Vec<Result<Advanced, AdvanceError>> {
         let answers = self.rows.hand_back(returns).await;
         let back = returns.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
-        let keys = back.filter_map(|(it, _)| self.forget(&it.lease)).collect();
-        free(&*self.provider, keys).await;
+        let keys = back.filter_map(|(it, _)| self.keys.forget(&it.lease)).collect();
+        self.keys.free(keys).await;
         answers
     }
 
     async fn survey(&self) -> Result<Vec<Held>, StoreError> {
+        self.keys.forget_old();
         let mut all = self.rows.survey().await?;
-        let look = async |held: &Held| self.look_elsewhere(held).await;
-        let seen: Vec<_> = stream::iter(&all).map(look).buffered(AT_ONCE).collect().await;
-        for (held, seen) in all.iter_mut().zip(seen) {
+        // Those of this process, too: it may have given one up, and be the only one to go on with it.
+        let kept: Vec<&mut Held> = all.iter_mut().filter(|held| self.is_kept_here(held)).collect();
+        let executions = kept.iter().map(|held| held.execution.clone()).collect();
+        for (held, seen) in kept.into_iter().zip(self.keys.look_all(executions).await) {
             match seen {
-                Ok(seen) => held.elsewhere = seen,
+                Ok(seen) => held.elsewhere = Some(seen),
                 Err(error) if error.is_passing() => return Err(StoreError::Leases(error)),
                 Err(error) => debug!(execution = %held.execution, %error, "its key says nothing"),
             }
@@ -381,12 +204,11 @@ impl ExecutionStore for ExternalLeases {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         let who = self.marked(as_who);
-        let of_former = due.iter().filter(|one| one.cause == Cause::ContainerRestarted);
-        for freed in join_all(of_former.map(|one| self.free_former(&one.seen))).await {
-            freed.map_err(StoreError::Leases)?;
+        for one in due.iter().filter(|one| one.cause == Cause::ContainerRestarted) {
+            self.keys.free_former(&one.seen).await.map_err(StoreError::Leases)?;
         }
         let executions = due.iter().map(|one| one.seen.execution.clone()).collect();
-        let Taken { ours, error, .. } = self.take_all(&who, executions).await;
+        let Taken { ours, error, .. } = self.keys.take_all(&who, executions).await;
         if let Some(error) = error.filter(|_| ours.is_empty()) {
             return Err(StoreError::Leases(error));
         }
@@ -396,8 +218,7 @@ impl ExecutionStore for ExternalLeases {
             return Ok(Batch::default());
         }
         let taken = self.rows.take_over(&who, &due).await;
-        let nothing = Batch::default();
-        self.settle(taken.as_ref().unwrap_or(&nothing), ours).await;
+        self.keys.settle(taken.as_ref().ok(), ours).await;
         taken
     }
 

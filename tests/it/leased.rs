@@ -9,7 +9,7 @@ use orchestrator_worker::{
     ports::lock::{Inspected, LockProvider},
 };
 use rustix::process::Signal;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
@@ -172,11 +172,14 @@ async fn a_worker_that_keeps_leases_in_the_store_takes_nothing_that_is_kept_else
     a.wait();
     // By then it would have taken over from a worker of its own kind.
     let row = format!("SELECT COUNT(*) FROM distributed_locks WHERE expires_at < {}", S::now());
-    while world.subject.one(&row).await.as_deref() != Some("1")
-        || world.subject.holder(&execution).await.is_some()
-    {
-        sleep(Duration::from_millis(100)).await;
-    }
+    let free = async {
+        while world.subject.one(&row).await.as_deref() != Some("1")
+            || world.subject.holder(&execution).await.is_some()
+        {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), free).await.expect("row and key come to their end");
     let b = start(&world.subject, "b", &[]);
     // It has not seen the lease: it waits for the longest that there is.
     b.wait_for("execution.taken_over");

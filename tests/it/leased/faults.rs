@@ -23,6 +23,7 @@ use orchestrator_worker::{
         lock::{Acquire, Acquired, Inspected, KeyLease, LockError, LockProvider, Renewed},
     },
 };
+use tokio::{task::yield_now, time::timeout};
 
 use crate::contract::{
     Subject,
@@ -34,6 +35,7 @@ crate::stores::on_every_store! {
     a_lease_is_a_key_and_the_lock_row_of_the_claim_stands_still
     a_key_that_was_forgotten_is_put_back_by_its_holder
     a_key_that_another_has_taken_is_lost_and_so_is_a_row
+    what_this_very_process_has_given_up_is_watched_by_it_too
     answers_that_are_lost_cost_nothing
     a_silent_provider_claims_nothing_and_renews_nothing
     what_another_holds_is_put_off_and_keeps_nobody_waiting
@@ -41,6 +43,8 @@ crate::stores::on_every_store! {
     the_next_process_of_a_pod_frees_what_the_one_before_has_left
     what_was_handed_back_can_be_taken_at_once
 }
+
+const CEILING: Duration = Duration::from_secs(60);
 
 /// What happens to requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,9 +185,12 @@ async fn a_lease_is_a_key_and_the_lock_row_of_the_claim_stands_still<S: Subject>
     (end.ended, end.finish) = (vec![succeeded(&claim, "one")], Some(success()));
     assert_eq!(send(&two.a, &end).await, Ok(Advanced::Recorded));
     assert_eq!(two.world.lock(&id, "owner").await.as_deref(), Some("~finished"));
-    while two.holder(&id).await.is_some() {
-        tokio::task::yield_now().await;
-    }
+    let freed = async {
+        while two.holder(&id).await.is_some() {
+            yield_now().await;
+        }
+    };
+    timeout(CEILING, freed).await.expect("an execution that has ended is freed");
     assert_eq!(two.renew(&claim.lease).await, Ok(Renewal::Ended));
 }
 
@@ -214,6 +221,19 @@ async fn a_key_that_another_has_taken_is_lost_and_so_is_a_row<S: Subject>() {
     let claim = claim_one(&two.a, "a").await;
     two.world.edit(&id, "ow_fence=ow_fence+1").await;
     assert_eq!(two.renew(&claim.lease).await, Ok(Renewal::Lost), "whoever holds the key");
+}
+
+async fn what_this_very_process_has_given_up_is_watched_by_it_too<S: Subject>() {
+    let two = Two::<S>::new().await;
+    two.submit().await;
+    claim_one(&two.a, "a").await;
+    // It renews no more, and may be the only one that could go on.
+    two.server.forget_all();
+    let seen = two.a.survey().await.expect("a survey").remove(0);
+    assert_eq!(seen.elsewhere, Some(Elsewhere::Free));
+    let due = [TakeOver { seen, cause: Cause::LeaseMissing }];
+    let batch = two.a.take_over(&who("a"), &due).await.expect("an answer");
+    assert_eq!(two.renew(&only(batch).lease).await, Ok(Renewal::Held));
 }
 
 async fn answers_that_are_lost_cost_nothing<S: Subject>() {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::mysql::MySqlRow;
 
+use super::locks::is_live;
 use crate::{
     adapters::{
         lane::Lanes,
@@ -26,8 +27,6 @@ use crate::{
     },
     ports::control::ControlError,
 };
-
-use super::locks::is_live;
 
 pub(in crate::adapters::mysql) async fn facts(
     lanes: &Lanes<Entrance>,
