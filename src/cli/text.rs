@@ -69,6 +69,11 @@ pub fn cell(text: &str, most_chars: usize) -> String {
     head.iter().chain(&[' ', '…', ' ']).chain(tail).collect()
 }
 
+/// For a sentence: as in a cell, without its ends of lines.
+pub fn one_line(text: &str, most_chars: usize) -> String {
+    cell(text, most_chars).replace('\n', " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

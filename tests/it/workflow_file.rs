@@ -113,7 +113,7 @@ fn the_same_names_give_the_same_ids_and_other_names_others() {
 }
 
 /// Steps that are refused, and how the sentence goes on after `f.yaml`.
-const STEPS: [(&str, &str); 31] = [
+const STEPS: [(&str, &str); 32] = [
     ("- {name: a}", r#":3: step "a" says none of `shell`, `http` and `func`; give it one of them"#),
     (
         "- {name: a, shell: x, func: y}",
@@ -212,6 +212,10 @@ const STEPS: [(&str, &str); 31] = [
     ),
     ("- {name: a, shell: x, depends_on: b}", ":3: a list is expected here, such as [a, b]"),
     ("- {name: a, shel: x}", ":3: there is no key `shel` here; did you mean `shell`?"),
+    (
+        r#"- {name: a, http: {url: x, "hea\n\u001b[31mders": {}}}"#,
+        ":3: there is no key `hea \u{fffd}[31mders` here; those there are: method, url, headers, body",
+    ),
     ("- {name: a, shell: x, mode: both}", ":3: `both` is not known here; give serial or parallel"),
     ("- {name: a, shell: x, retries: -1}", ":3: a whole number from 0 on is expected here"),
 ];

@@ -117,7 +117,7 @@ impl Change {
             self.error.as_ref().filter(|_| !runs).map(|e| format!(": {}", text::cell(e, ERROR))),
         ];
         let said: String = parts.into_iter().flatten().collect();
-        in_one_line(&format!("{name}: {}{said}", state_word(self.state.as_deref())))
+        text::one_line(&format!("{name}: {}{said}", state_word(self.state.as_deref())), usize::MAX)
     }
 }
 
@@ -126,11 +126,10 @@ pub fn list_line(one: &ExecutionSummary) -> String {
     let template = text::cell(one.template_name.as_deref().unwrap_or("?"), 200);
     let state = state_word(one.status.as_deref());
     let holder = if one.owner.is_empty() { "" } else { ", held by " };
-    in_one_line(&format!("{} ({template}): {state}{holder}{}", one.execution, one.owner))
-}
-
-fn in_one_line(text: &str) -> String {
-    text::cell(text, usize::MAX).replace('\n', " ")
+    text::one_line(
+        &format!("{} ({template}): {state}{holder}{}", one.execution, one.owner),
+        usize::MAX,
+    )
 }
 
 #[cfg(test)]

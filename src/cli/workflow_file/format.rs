@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 use serde_saphyr::{Error, Spanned};
 
 use super::{Problem, WorkflowFileError, nearest};
+use crate::cli::text;
+
+/// Of what is said of a file, which may quote it, in characters.
+const LONGEST: usize = 1000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +95,11 @@ pub fn parse(path: &Path, text: &str) -> Result<Written, WorkflowFileError> {
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        WorkflowFileError::at(path, line, Problem::Yaml(words(error.without_snippet())))
+        WorkflowFileError::at(
+            path,
+            line,
+            Problem::Yaml(text::one_line(&words(error.without_snippet()), LONGEST)),
+        )
     })
 }
 
