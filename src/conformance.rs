@@ -186,6 +186,8 @@ impl Ground {
 const LONG: Duration = Duration::from_secs(600);
 /// Between two looks at what another does.
 const PAUSE: Duration = Duration::from_millis(20);
+/// About as long as a key is held in a crowd.
+const A_TURN: Duration = Duration::from_millis(2);
 
 /// A key of no other run.
 fn key(name: &str) -> PlainKey {
@@ -251,11 +253,18 @@ impl Patient {
 
     /// Takes a key as soon as it is free.
     async fn take_when_free(&self, wish: &Acquire) -> KeyLease {
+        self.take_beside(wish, 0).await
+    }
+
+    /// The same where others want it too: whoever is refused waits, the longer the more they are, and
+    /// not for as long as the next one, or a server answers refusals only.
+    async fn take_beside(&self, wish: &Acquire, others: usize) -> KeyLease {
+        let longest = PAUSE.max(others as u32 * A_TURN);
         loop {
             if let Acquired::Ours(lease) = self.acquire(wish).await {
                 return lease;
             }
-            sleep(PAUSE).await;
+            sleep(longest.mul_f64(rand::random_range(0.5..=1.0))).await;
         }
     }
 }

@@ -83,7 +83,7 @@ pub(super) async fn of_many_contenders_one_at_a_time_holds_a_key(ground: &Ground
         let (provider, wish) = (ground.of(contender), wish(&key, &format!("c{contender}"), LONG));
         let (inside, fences) = (inside.clone(), fences.clone());
         all.spawn(async move {
-            let lease = provider.take_when_free(&wish).await;
+            let lease = provider.take_beside(&wish, contenders).await;
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold it");
             fences.lock().expect("no panic while it is held").push(lease.fence);
             tokio::task::yield_now().await;
