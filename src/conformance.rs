@@ -67,7 +67,7 @@ pub trait Subject: Send + Sync + 'static {
 
     /// How many keys are held at one time.
     fn keys(&self) -> usize {
-        200
+        self.contenders().max(200)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Calls of etcd's gateway: which member is asked, who asks, and what a failure means.
 //!
-//! **Invariant:** a call whose fate is unknown is told as such, and never made again in here.
+//! **Invariant:** a call whose fate is unknown is told as such, and never made again in here. No more calls
+//! are under way than a member can answer in time: those of a crowd wait for their turn, and are not sent
+//! in vain.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +11,10 @@ use rustls::crypto::ring;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 
 use super::{
     Settings,
@@ -17,8 +22,12 @@ use super::{
 };
 use crate::ports::lock::LockError;
 
+/// Calls under way at most. Each has a connection of its own.
+const AT_ONCE: usize = 64;
+
 pub(super) struct Gateway {
     client: Client,
+    turns: Semaphore,
     settings: Settings,
     /// Of [`Settings::endpoints`], which one is asked first.
     first: AtomicUsize,
@@ -66,7 +75,7 @@ impl Gateway {
         }
         let client = client.build().map_err(refused)?;
         let (first, token) = (AtomicUsize::new(0), Mutex::default());
-        Ok(Self { client, settings, first, token })
+        Ok(Self { client, turns: Semaphore::new(AT_ONCE), settings, first, token })
     }
 
     /// Makes a lease of this id; `false` if it is there already.
@@ -128,6 +137,9 @@ impl Gateway {
         asked: &Value,
         token: Option<&str>,
     ) -> Result<T, Failure> {
+        let Ok(_turn) = timeout(self.settings.timeout, self.turns.acquire()).await else {
+            return Err(Failure::NotSent("too many calls wait for an answer".into()));
+        };
         let endpoints = &self.settings.endpoints;
         let first = self.first.load(Ordering::Relaxed);
         let mut answer = Err(Failure::NotSent(String::new()));
