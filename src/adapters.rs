@@ -4,6 +4,8 @@
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod external;
+#[cfg(feature = "daemon")]
+pub mod kube;
 pub mod lane;
 pub mod memory;
 #[cfg(feature = "mysql")]

@@ -6,7 +6,8 @@
 //!
 //! Variables that other crates read themselves: `OTEL_*` and the proxies' variables (the exporter;
 //! HTTP steps use no proxy), `NO_COLOR` and `COLUMNS` (help texts), `SSL_CERT_FILE` and
-//! `SSL_CERT_DIR` (`rustls-native-certs`, for the database and for HTTP steps).
+//! `SSL_CERT_DIR` (`rustls-native-certs`, for the database and for HTTP steps), `KUBERNETES_SERVICE_HOST` and
+//! `_PORT` (`kube`, for the API server of a pod's cluster).
 
 use std::{
     collections::BTreeMap,
@@ -64,6 +65,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What the pod is given, if whoever made it says so.
     pub pod: Option<PodTerms>,
+    /// Labels of the pods whose ends are watched.
+    pub dead_owner_watch: Option<String>,
     pub log: Log,
     pub otlp: Otlp,
     /// How many traces an execution has.
@@ -215,6 +218,7 @@ impl Config {
             http: http::http(settings, origins, around)?,
             admin: check::admin(settings, origins, around.in_pod())?,
             pod: check::pod(settings, origins)?,
+            dead_owner_watch: settings.pod.dead_owner_watch.clone().filter(|it| !it.is_empty()),
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,
             in_pod: around.in_pod(),

@@ -259,7 +259,7 @@ impl Patient {
     /// The same where others want it too: whoever is refused waits, the longer the more they are, and
     /// not for as long as the next one, or a server answers refusals only.
     async fn take_beside(&self, wish: &Acquire, others: usize) -> KeyLease {
-        let longest = PAUSE.max(others as u32 * A_TURN);
+        let longest = PAUSE.max(A_TURN.saturating_mul(u32::try_from(others).unwrap_or(u32::MAX)));
         loop {
             if let Acquired::Ours(lease) = self.acquire(wish).await {
                 return lease;

@@ -5,6 +5,7 @@
 //! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
 
 pub mod cut;
+pub mod death;
 pub mod deferral;
 pub mod definition;
 pub mod doctor;

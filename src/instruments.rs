@@ -58,6 +58,11 @@ pub struct ByStatus {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByFeature {
+    pub feature: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByWorkflow {
     pub workflow: String,
     pub result: &'static str,
@@ -120,6 +125,8 @@ pub struct Instruments {
     pub database_warnings: Family<ByKind, Gauge>,
     /// Of the pod; see `doctor`.
     pub drain_contract_ok: Gauge,
+    /// What is asked of the Kubernetes API, and whether it may be.
+    pub k8s_features: Family<ByFeature, Gauge>,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -198,6 +205,11 @@ impl Instruments {
                 ok.set(1);
                 ok
             },
+            k8s_features: gauge_family(
+                r,
+                "k8s_feature_enabled",
+                "1: the Kubernetes API allows what this feature needs",
+            ),
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),
             drain_abandoned: counter(r, "drain_abandoned", "Executions not handed back in time"),

@@ -26,6 +26,7 @@ mod watcher;
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
+    sync::mpsc::Receiver,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -51,7 +52,7 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess,
+        death::Death, eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess,
         retention::Retention, retry::Backoff,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
@@ -108,6 +109,7 @@ pub struct Worker {
     health: Arc<Health>,
     tracing: Option<Tracing>,
     is_watched: bool,
+    deaths: Option<Receiver<Death>>,
 }
 
 impl Worker {
@@ -120,7 +122,16 @@ impl Worker {
     ) -> Self {
         let (metered, asked) = (instruments.clone(), health.clone());
         let store = Arc::new(Metered { store, instruments: metered, health: asked });
-        Self { store, runner, settings, instruments, health, tracing: None, is_watched: true }
+        Self {
+            store,
+            runner,
+            settings,
+            instruments,
+            health,
+            tracing: None,
+            is_watched: true,
+            deaths: None,
+        }
     }
 
     /// With nobody who ends what outlives its lease: for the tests of what would notice.
@@ -136,14 +147,21 @@ impl Worker {
         Self { tracing, ..self }
     }
 
+    /// Takes over at once what pods held that have ended.
+    #[must_use]
+    pub fn told_of_deaths(self, deaths: Option<Receiver<Death>>) -> Self {
+        Self { deaths, ..self }
+    }
+
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
     /// holds is handed back as in a drain.
-    pub async fn run(self, shutdown: Shutdown) -> Result<Summary, WorkError> {
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<Summary, WorkError> {
         let deadline = self.settings.drain_deadline;
+        let deaths = self.deaths.take();
         let mut running = self.begin(shutdown)?;
         let (shared, drain) = (running.shared.clone(), running.shared.tools.drain.clone());
         let mut watchers = JoinSet::new();
-        watchers.spawn(watcher::watch(shared.clone()));
+        watchers.spawn(watcher::watch(shared.clone(), deaths));
         watchers.spawn(reaper::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
 

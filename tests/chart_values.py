@@ -269,6 +269,7 @@ OTHERS = {
     "networkPolicy.dnsTo": [{"podSelector": {}}],
     "networkPolicy.egress": [{"to": []}],
     "networkPolicy.metricsFrom": [{"podSelector": {}}],
+    "networkPolicy.apiTo": [{"podSelector": {}}],
     "networkPolicy.otlpTo": [{"podSelector": {}}],
     "podMonitor.metricRelabelings": [{"action": "drop"}],
     "securityContext.capabilities.drop": ["NET_RAW"],
@@ -287,6 +288,7 @@ NOT_IN_THE_CHART = {
     "pod.termination_grace_period",
     "pod.pre_stop",
     "pod.disruption_budget",
+    "pod.dead_owner_watch",
 }
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}

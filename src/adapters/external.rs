@@ -26,7 +26,7 @@ use crate::{
         id::{Beat, ExecutionId, StepExecutionId},
         lease::{Lease, Renewal},
         pod::{keeping_in, kept_in},
-        recovery::{Cause, Held, TakeOver},
+        recovery::{Held, TakeOver},
     },
     ports::{
         executions::{
@@ -204,7 +204,7 @@ impl ExecutionStore for ExternalLeases {
 
     async fn take_over(&self, as_who: &Claimant, due: &[TakeOver]) -> Result<Batch, StoreError> {
         let who = self.marked(as_who);
-        for one in due.iter().filter(|one| one.cause == Cause::ContainerRestarted) {
+        for one in due.iter().filter(|one| one.cause.is_a_proved_death()) {
             self.keys.free_former(&one.seen).await.map_err(StoreError::Leases)?;
         }
         let executions = due.iter().map(|one| one.seen.execution.clone()).collect();

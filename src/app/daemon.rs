@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    sync::mpsc::{self, Receiver},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -13,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AppError, Stores, circumstances, runners::runners, state_dir::StateDir, stores};
 use crate::{
+    adapters::kube::Kube,
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::{intake::Supported, pod::PodProcess, retry::Backoff},
+    domain::{death::Death, intake::Supported, pod::PodProcess, retry::Backoff},
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
@@ -25,6 +27,8 @@ use crate::{
 
 /// Between two attempts to open the store.
 const PAUSE: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
+/// Of pods, that nobody has heard of yet.
+const DEATHS: usize = 64;
 /// Answers that the admin port has begun may take so long at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -164,6 +168,32 @@ impl Daemon {
         }
     }
 
+    /// Watches other workers' pods, if so set.
+    fn watch_deaths(&mut self) -> Option<Receiver<Death>> {
+        let labels = self.config.dead_owner_watch.clone()?;
+        let kube = match Kube::in_pod(self.instruments.clone()) {
+            Ok(kube) => kube,
+            Err(error) => {
+                tracing::warn!(
+                    event = "kubernetes.refused",
+                    feature = "dead_owner_watch",
+                    %error,
+                    "pod.dead_owner_watch is set, and the Kubernetes API cannot be asked"
+                );
+                return None;
+            }
+        };
+        let (tell, told) = mpsc::channel(DEATHS);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = kube.watch_deaths(&labels, tell) => {}
+            }
+        });
+        Some(told)
+    }
+
     /// Works until a signal, or until nothing is left.
     pub async fn work(mut self, stores: Stores) -> Result<Summary, AppError> {
         let worker = Worker::new(
@@ -173,7 +203,8 @@ impl Daemon {
             self.instruments.clone(),
             self.health.clone(),
         )
-        .traced(self.tracing.clone());
+        .traced(self.tracing.clone())
+        .told_of_deaths(self.watch_deaths());
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };

@@ -147,6 +147,9 @@ level!(Pod {
     pre_stop: String = "0s".into(),
     /// Whether a disruption budget guards the workers' pods.
     disruption_budget: Option<bool> = None,
+    /// Labels of the workers' pods, whose ends are watched with the Kubernetes API; not at all if none are
+    /// given.
+    dead_owner_watch: Option<String> = None,
 });
 
 level!(Trace {

@@ -68,6 +68,11 @@ impl fmt::Display for PodProcess {
     }
 }
 
+/// The UID of the pod of whoever wrote `column`; empty outside Kubernetes.
+pub fn pod_of(column: &str) -> &str {
+    column.split(['/', '@']).next().unwrap_or_default()
+}
+
 /// The same process, its lease kept by this provider in place of the lock table.
 pub fn keeping_in(process: &str, provider: &str) -> String {
     format!("{process}@{provider}")

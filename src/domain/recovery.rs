@@ -2,14 +2,19 @@
 //!
 //! **Invariant:** only what this process itself has watched, on its own monotonic clock, ends
 //! somebody's lease; no timestamps of different writers are compared. A handed-back execution is
-//! free at once, and so is one whose holder can only be dead because this process lives.
+//! free at once, and so is one whose holder can only be dead: because this process lives, or because the
+//! kubelet of its pod says so.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::{
+    death::{Death, PodEnd},
     id::{Beat, ExecutionId, Fence, RELEASED},
     lease::LeaseTerms,
-    pod::{PodProcess, kept_in},
+    pod::{PodProcess, kept_in, pod_of},
 };
 
 /// An execution that some worker holds, as the survey read it.
@@ -99,6 +104,8 @@ pub enum Cause {
     LeaseMissing,
     /// The orchestrator itself ran it, and its lock has expired.
     OrchestratorSilent,
+    /// Its owner's pod has ended, as that pod's kubelet says.
+    PodEnded(PodEnd),
 }
 
 impl Cause {
@@ -109,13 +116,29 @@ impl Cause {
             Self::LeaseExpired => "lease_expired",
             Self::LeaseMissing => "lease_missing",
             Self::OrchestratorSilent => "orchestrator_silent",
+            Self::PodEnded(end) => end.by.as_str(),
         }
     }
 
-    /// A hand-back is a clean end: it counts nothing against the execution.
+    /// As it stands on the row.
+    pub fn told(self) -> String {
+        match self {
+            Self::PodEnded(end) => format!("{} (exit code {})", end.by.as_str(), end.exit_code),
+            other => other.as_str().into(),
+        }
+    }
+
+    /// Its holder is dead, however much of its lease is left.
+    pub const fn is_a_proved_death(self) -> bool {
+        matches!(self, Self::ContainerRestarted | Self::PodEnded(_))
+    }
+
+    /// A hand-back is a clean end, and so is one that the cluster wanted, whatever the pod was doing: it
+    /// counts nothing against the execution.
     pub const fn is_clean(self) -> bool {
         match self {
             Self::Released => true,
+            Self::PodEnded(end) => end.by.is_of_the_cluster(),
             Self::ContainerRestarted
             | Self::LeaseExpired
             | Self::LeaseMissing
@@ -165,7 +188,7 @@ impl TakeOver {
     /// gone. A row without a fence is the orchestrator's, which does not count its renewals.
     pub fn dead_lock(&self) -> Option<LockSeen> {
         let was_watched = match self.cause {
-            Cause::Released | Cause::ContainerRestarted => false,
+            Cause::Released | Cause::ContainerRestarted | Cause::PodEnded(_) => false,
             Cause::LeaseExpired | Cause::LeaseMissing | Cause::OrchestratorSilent => true,
         };
         let lock = self.seen.lock.filter(|lock| lock.fence > Fence(0))?;
@@ -205,7 +228,12 @@ enum Watch {
 #[derive(Debug, Default)]
 pub struct Observations {
     seen: HashMap<ExecutionId, Sighting>,
+    /// Pods that have ended, by their UID.
+    ended: HashMap<String, PodEnd>,
 }
+
+/// More deaths than this are remembered only of those who still hold something.
+const MOST_DEATHS: usize = 1_000;
 
 impl Observations {
     /// Takes in one survey and says what may be taken over now.
@@ -228,7 +256,7 @@ impl Observations {
             if mine(&held.execution, held.fence) {
                 continue;
             }
-            if let Some(cause) = gone(held, own) {
+            if let Some(cause) = gone(held, own, &self.ended) {
                 due.push(TakeOver { seen: held.clone(), cause });
                 continue;
             }
@@ -240,10 +268,19 @@ impl Observations {
             }
             self.seen.insert(held.execution.clone(), sighting);
         }
+        if self.ended.len() > MOST_DEATHS {
+            let holders: HashSet<&str> = survey.iter().map(|held| pod_of(&held.uid)).collect();
+            self.ended.retain(|uid, _| holders.contains(uid.as_str()));
+        }
         due
     }
 
-    /// Another primary answers: what the former one showed proves nothing.
+    /// A pod has ended, for good.
+    pub fn note(&mut self, death: Death) {
+        self.ended.insert(death.uid, death.end);
+    }
+
+    /// Another primary answers: what the former one showed of leases proves nothing.
     pub fn forget(&mut self) {
         self.seen.clear();
     }
@@ -285,11 +322,12 @@ fn patience(own_ttl: Duration, ttl: Option<Duration>) -> Duration {
 }
 
 /// Why nobody has to be watched to know that its holder is gone.
-fn gone(held: &Held, own: &PodProcess) -> Option<Cause> {
+fn gone(held: &Held, own: &PodProcess, ended: &HashMap<String, PodEnd>) -> Option<Cause> {
     match held.by {
         Holder::Released => Some(Cause::Released),
         Holder::Owner(_) if own.comes_after(&held.uid) => Some(Cause::ContainerRestarted),
-        Holder::Owner(_) | Holder::Orchestrator => None,
+        Holder::Owner(_) => ended.get(pod_of(&held.uid)).copied().map(Cause::PodEnded),
+        Holder::Orchestrator => None,
     }
 }
 
@@ -379,6 +417,47 @@ mod tests {
 
     fn every_second(held: impl Fn(u64) -> Held) -> Vec<(u64, Held)> {
         (0..200).map(|at| (at, held(at))).collect()
+    }
+
+    #[test]
+    fn what_a_dead_pod_held_is_free_at_once_whichever_of_its_processes_held_it() {
+        use super::super::death::EndedBy;
+        let end = PodEnd { by: EndedBy::OomKill, exit_code: 137 };
+        let mut observations = Observations::default();
+        observations.note(Death { uid: "u-1".into(), end });
+        let mut due = |uid: &str, by| {
+            let held = Held { uid: uid.into(), by, ..held(Some(1)) };
+            let (at, own) = (Duration::ZERO, PodProcess::default());
+            let due = observations.observe(at, at, TTL, &own, &[held], |_, _| false);
+            due.first().map(|take_over| take_over.cause)
+        };
+        let owner = || Holder::Owner("a".into());
+        for uid in ["u-1", "u-1/00000007.2", "u-1@redis", "u-1/00000007.2@etcd"] {
+            assert_eq!(due(uid, owner()), Some(Cause::PodEnded(end)), "{uid}");
+        }
+        for uid in ["", "u-2", "u", "u-12", "/u-1"] {
+            assert_eq!(due(uid, owner()), None, "{uid}");
+        }
+        assert_eq!(due("u-1", Holder::Orchestrator), None);
+        assert_eq!(due("u-1", Holder::Released), Some(Cause::Released));
+        let told = Cause::PodEnded(end);
+        assert_eq!((told.as_str(), &*told.told()), ("oom_killed", "oom_killed (exit code 137)"));
+        assert_eq!(told.unclean_ends(3, false), 4);
+        let drained = Cause::PodEnded(PodEnd { by: EndedBy::Drain, exit_code: 143 });
+        assert_eq!(drained.unclean_ends(3, false), 3, "the cluster wanted it");
+    }
+
+    #[test]
+    fn deaths_are_forgotten_of_those_who_hold_nothing_once_there_are_many() {
+        let end = PodEnd { by: super::super::death::EndedBy::Exit, exit_code: 1 };
+        let mut observations = Observations::default();
+        for number in 0..=MOST_DEATHS {
+            observations.note(Death { uid: format!("u-{number}"), end });
+        }
+        let holds = Held { uid: "u-7/00000007.1".into(), ..held(Some(1)) };
+        let (at, own) = (Duration::ZERO, PodProcess::default());
+        observations.observe(at, at, TTL, &own, &[holds], |_, _| false);
+        assert_eq!(observations.ended.keys().collect::<Vec<_>>(), ["u-7"]);
     }
 
     #[test]

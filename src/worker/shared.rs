@@ -34,6 +34,7 @@ use super::{
 use crate::{
     clock::boot_now,
     domain::{
+        death::Death,
         deferral::Deferral,
         execution::ExecutionState,
         id::{ExecutionId, Fence},
@@ -200,6 +201,18 @@ impl Shared {
         let ttl = self.settings.terms.ttl();
         let mut observations = self.observations.lock().expect("no panic while it is held");
         observations.observe(sent, replied, ttl, &self.settings.process, survey, mine)
+    }
+
+    /// What that pod holds is free from now on.
+    pub fn note_death(&self, death: Death) {
+        info!(
+            event = "pod.ended",
+            pod.uid = death.uid,
+            cause = death.end.by.as_str(),
+            exit_code = death.end.exit_code,
+            "a worker's pod has ended"
+        );
+        self.observations.lock().expect("no panic while it is held").note(death);
     }
 
     pub fn forget_observations(&self) {

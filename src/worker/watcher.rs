@@ -7,16 +7,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    future::pending,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, sleep},
+};
 use tracing::{debug, info, warn};
 
 use super::{Shared, spans::Past};
 use crate::{
     domain::{
+        death::Death,
         id::ExecutionId,
         recovery::{Cause, TakeOver},
     },
@@ -28,8 +33,8 @@ use crate::{
 /// for it: another has it, or none can run it.
 const SET_BACK: Duration = Duration::from_secs(30);
 
-/// Watches until the drain begins.
-pub async fn watch(shared: Arc<Shared>) {
+/// Watches until the drain begins. A pod's death is looked at as soon as it is told.
+pub async fn watch(shared: Arc<Shared>, mut deaths: Option<Receiver<Death>>) {
     let draining = shared.tools.drain.draining.clone();
     let mut failing = false;
     let mut tried = HashMap::new();
@@ -37,6 +42,7 @@ pub async fn watch(shared: Arc<Shared>) {
         let pause = shared.settings.poll_interval.mul_f64(1.0 + rand::random::<f64>() / 4.0);
         tokio::select! {
             () = draining.cancelled() => return,
+            death = told(&mut deaths) => shared.note_death(death),
             () = sleep(pause) => {}
         }
         match look(&shared, &mut tried).await {
@@ -52,6 +58,17 @@ pub async fn watch(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+/// The next pod that has ended; never, if nobody tells.
+async fn told(deaths: &mut Option<Receiver<Death>>) -> Death {
+    match deaths {
+        Some(told) => match told.recv().await {
+            Some(death) => death,
+            None => pending().await,
+        },
+        None => pending().await,
     }
 }
 

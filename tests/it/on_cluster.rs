@@ -6,6 +6,7 @@
 //! what the API server says of the pods; figures are printed, and no test fails because one is large.
 
 mod blows;
+mod confirmed;
 mod deaths;
 mod drain;
 mod kube;

@@ -68,7 +68,7 @@ fn its_exit_codes_are_those_of_the_program() {
 
 /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
 /// it is so.
-const IN_WORDS: [(&str, &str); 31] = [
+const IN_WORDS: [(&str, &str); 32] = [
     ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
     ("claim.batch", "free slots, at most 50"),
     ("claim.exclude", "none"),
@@ -90,6 +90,7 @@ const IN_WORDS: [(&str, &str); 31] = [
     ("lock.redis.tls.key_file", "none"),
     ("log.filter", "info, others warn"),
     ("name", "the host's and a suffix"),
+    ("pod.dead_owner_watch", "none"),
     ("pod.disruption_budget", "unknown"),
     ("pod.termination_grace_period", "unknown"),
     ("retention.cancelled", "kept for good"),

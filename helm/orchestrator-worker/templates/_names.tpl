@@ -41,6 +41,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
+{{/* The workers' own labels, as a label selector. */}}
+{{- define "orchestrator-worker.workers" -}}
+app.kubernetes.io/name={{ include "orchestrator-worker.name" . }},app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=worker
+{{- end }}
+
 {{/* Hooks run before the release's own account exists. */}}
 {{- define "orchestrator-worker.migrate.serviceAccountName" -}}
 {{- if and (eq .Values.migrations.mode "hook") .Values.serviceAccount.create -}}

@@ -13,7 +13,7 @@ doctor); the doctor sees what a worker sees. */}}
 {{/* Where a pod runs and as whom. */}}
 {{- define "orchestrator-worker.pod.settings" -}}
 {{- $values := .root.Values -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ and (eq .component "worker") $values.kubernetes.deadOwnerWatch }}
 enableServiceLinks: false
 {{- with $values.imagePullSecrets }}
 imagePullSecrets:
@@ -89,6 +89,10 @@ resources:
   value: {{ include "orchestrator-worker.seconds" .root.Values.drain.preStop }}s
 - name: ORCHESTRATOR_WORKER__POD__DISRUPTION_BUDGET
   value: {{ .root.Values.podDisruptionBudget.enabled | quote }}
+{{- if and (eq .component "worker") .root.Values.kubernetes.deadOwnerWatch }}
+- name: ORCHESTRATOR_WORKER__POD__DEAD_OWNER_WATCH
+  value: {{ include "orchestrator-worker.workers" .root }}
+{{- end }}
 {{- end }}
 {{- with .root.Values.otlp.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT

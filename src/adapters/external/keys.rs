@@ -189,7 +189,7 @@ impl Keys {
         Ok(true)
     }
 
-    /// Frees the key of the process before this one, which is dead.
+    /// Frees the key of a process that is dead.
     pub async fn free_former(&self, gone: &Held) -> Result<(), LockError> {
         let Holder::Owner(name) = &gone.by else { return Ok(()) };
         let Ok(owner) = Owner::try_new(name) else { return Ok(()) };

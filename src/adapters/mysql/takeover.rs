@@ -157,9 +157,9 @@ impl TakeOverWork {
         }
         let decided = admit::admit(session, &self.who, owned).await?;
         for (execution, one) in &won {
-            let cause = one.cause.as_str();
+            let cause = one.cause.told();
             let lost = AttemptOutcome::Lost;
-            ending::close_attempts(session, execution, fence, lost, Some(cause)).await?;
+            ending::close_attempts(session, execution, fence, lost, Some(&cause)).await?;
         }
         let mut batch = Batch { claims: decided.claims, ..Batch::default() };
         let mut backoffs = Vec::new();

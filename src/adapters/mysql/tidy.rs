@@ -81,7 +81,7 @@ impl Work for TidyWork {
         ending::let_go_of_cancelled(session, execution, fence, seen.by.word()).await?;
         ending::close_steps(session, execution, fence, CANCELLED).await?;
         let lost = AttemptOutcome::Lost;
-        ending::close_attempts(session, execution, ALL, lost, Some(cause.as_str())).await?;
+        ending::close_attempts(session, execution, ALL, lost, Some(&cause.told())).await?;
         session.commit().await?;
         Ok(true)
     }
@@ -160,8 +160,8 @@ impl Work for FailHeld {
         }
         ending::stamp(session, &seen.execution, fence).await?;
         ending::close_steps(session, &seen.execution, fence, &self.reason).await?;
-        let (lost, cause) = (AttemptOutcome::Lost, self.one.cause.as_str());
-        ending::close_attempts(session, &seen.execution, ALL, lost, Some(cause)).await?;
+        let (lost, cause) = (AttemptOutcome::Lost, self.one.cause.told());
+        ending::close_attempts(session, &seen.execution, ALL, lost, Some(&cause)).await?;
         session.commit().await?;
         Ok(true)
     }

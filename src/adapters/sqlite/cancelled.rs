@@ -75,8 +75,8 @@ pub(super) async fn tidy(moment: &mut Moment<'_>, take_over: &TakeOver) -> Resul
     .execute(moment.on())
     .await?;
     steps::close(moment.on(), &now, id, take_over.seen.fence.0, CANCELLED).await?;
-    let cause = Some(take_over.cause.as_str());
-    steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, cause).await?;
+    let cause = take_over.cause.told();
+    steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Lost, Some(&cause)).await?;
     Ok(true)
 }
 

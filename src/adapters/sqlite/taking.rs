@@ -189,8 +189,9 @@ impl<'a> Taking<'a> {
         .await?;
         steps::stamp(moment.on(), self.fence, [&candidate.execution]).await?;
         if let Some(from) = &candidate.from {
-            let (lost, cause) = (AttemptOutcome::Lost, Some(from.cause.as_str()));
-            steps::close_attempts(moment.on(), &now, &candidate.execution, lost, cause).await?;
+            let (lost, cause) = (AttemptOutcome::Lost, from.cause.told());
+            steps::close_attempts(moment.on(), &now, &candidate.execution, lost, Some(&cause))
+                .await?;
         }
         Ok(())
     }

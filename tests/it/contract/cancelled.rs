@@ -2,6 +2,7 @@
 
 use orchestrator_worker::{
     domain::{
+        death::{EndedBy, PodEnd},
         id::Beat,
         lease::Renewal,
         recovery::{Cause, Held, TakeOver},
@@ -23,9 +24,14 @@ async fn b_tidies<S: Subject>(world: &World<S>, seen: Held, cause: Cause) {
 
 pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Subject>() {
     let world = World::<S>::new().await;
-    for cause in
-        [Cause::LeaseExpired, Cause::LeaseMissing, Cause::ContainerRestarted, Cause::Released]
-    {
+    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137 });
+    for cause in [
+        Cause::LeaseExpired,
+        Cause::LeaseMissing,
+        Cause::ContainerRestarted,
+        Cause::Released,
+        killed,
+    ] {
         let claim = world.a_claims(fork()).await;
         let id = &claim.lease.execution;
         let sent = Advance { ended: vec![succeeded(&claim, "one")], ..advance(&claim) };
@@ -41,6 +47,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
                 "drained/-/a"
             }
             Cause::ContainerRestarted => "lost/container_restarted/a",
+            Cause::PodEnded(_) => "lost/oom_killed (exit code 137)/a",
             Cause::OrchestratorSilent => unreachable!("it was never a worker's"),
         };
         world.edit(id, "status='cancelled', error='by ann'").await;

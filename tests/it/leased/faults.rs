@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use orchestrator_worker::{
     adapters::{external::ExternalLeases, memory::MemoryLocks},
     domain::{
+        death::{EndedBy, PodEnd},
         deferral::Deferral,
         id::{Beat, ExecutionId},
         lease::{Lease, Renewal},
@@ -40,7 +41,7 @@ crate::stores::on_every_store! {
     a_silent_provider_claims_nothing_and_renews_nothing
     what_another_holds_is_put_off_and_keeps_nobody_waiting
     nobody_takes_over_before_the_key_is_free
-    the_next_process_of_a_pod_frees_what_the_one_before_has_left
+    what_a_dead_process_has_left_is_free_at_once
     what_was_handed_back_can_be_taken_at_once
 }
 
@@ -301,15 +302,18 @@ async fn nobody_takes_over_before_the_key_is_free<S: Subject>() {
     assert_eq!(two.world.execution(&id, "ow_owner").await.as_deref(), Some("b"));
 }
 
-async fn the_next_process_of_a_pod_frees_what_the_one_before_has_left<S: Subject>() {
-    let two = Two::<S>::new().await;
-    let id = two.submit().await;
-    let former = Claimant { uid: "u-1/00000007.1".into(), ..who("a") };
-    assert_eq!(only(two.a.claim(&former, 1).await.expect("a claim")).lease.execution, id);
-    let seen = two.seen_by_b().await;
-    assert_eq!(seen.uid, "u-1/00000007.1@redis");
-    assert!(two.b_takes(seen, Cause::ContainerRestarted).await);
-    assert_eq!(two.holder(&id).await.as_deref(), Some("b"));
+async fn what_a_dead_process_has_left_is_free_at_once<S: Subject>() {
+    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137 });
+    for cause in [Cause::ContainerRestarted, killed] {
+        let two = Two::<S>::new().await;
+        let id = two.submit().await;
+        let former = Claimant { uid: "u-1/00000007.1".into(), ..who("a") };
+        assert_eq!(only(two.a.claim(&former, 1).await.expect("a claim")).lease.execution, id);
+        let seen = two.seen_by_b().await;
+        assert_eq!(seen.uid, "u-1/00000007.1@redis");
+        assert!(two.b_takes(seen, cause).await, "{cause:?}");
+        assert_eq!(two.holder(&id).await.as_deref(), Some("b"));
+    }
 }
 
 async fn what_was_handed_back_can_be_taken_at_once<S: Subject>() {

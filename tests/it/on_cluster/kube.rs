@@ -44,6 +44,19 @@ pub fn apply(yaml: &str) {
     applied.unwrap_or_else(|said| panic!("{said}\n{yaml}"));
 }
 
+/// By the eviction API, as a drain of its node does it, with a second of grace.
+pub fn evict(namespace: &str, pod: &str) {
+    let eviction = format!(
+        "{{\"apiVersion\": \"policy/v1\", \"kind\": \"Eviction\", \
+           \"metadata\": {{\"name\": \"{pod}\", \"namespace\": \"{namespace}\"}}, \
+           \"deleteOptions\": {{\"gracePeriodSeconds\": 1}}}}"
+    );
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+    let done =
+        output(Command::new("kubectl").args(["create", "--raw", &path, "-f", "-"]), &eviction);
+    done.unwrap_or_else(|said| panic!("{pod} is not evicted: {said}"));
+}
+
 pub fn try_helm(args: &[&str], values: &str) -> Result<String, String> {
     output(Command::new("helm").args(args), values)
 }
