@@ -275,9 +275,9 @@ impl Observations {
         due
     }
 
-    /// A pod has ended, for good.
-    pub fn note(&mut self, death: Death) {
-        self.ended.insert(death.uid, death.end);
+    /// A pod has ended, for good; whether that is news.
+    pub fn note(&mut self, death: Death) -> bool {
+        self.ended.insert(death.uid, death.end).is_none()
     }
 
     /// Another primary answers: what the former one showed of leases proves nothing.
@@ -424,7 +424,8 @@ mod tests {
         use super::super::death::EndedBy;
         let end = PodEnd { by: EndedBy::OomKill, exit_code: 137 };
         let mut observations = Observations::default();
-        observations.note(Death { uid: "u-1".into(), end });
+        assert!(observations.note(Death { uid: "u-1".into(), end }));
+        assert!(!observations.note(Death { uid: "u-1".into(), end }), "that is known");
         let mut due = |uid: &str, by| {
             let held = Held { uid: uid.into(), by, ..held(Some(1)) };
             let (at, own) = (Duration::ZERO, PodProcess::default());
@@ -452,7 +453,7 @@ mod tests {
         let end = PodEnd { by: super::super::death::EndedBy::Exit, exit_code: 1 };
         let mut observations = Observations::default();
         for number in 0..=MOST_DEATHS {
-            observations.note(Death { uid: format!("u-{number}"), end });
+            assert!(observations.note(Death { uid: format!("u-{number}"), end }));
         }
         let holds = Held { uid: "u-7/00000007.1".into(), ..held(Some(1)) };
         let (at, own) = (Duration::ZERO, PodProcess::default());

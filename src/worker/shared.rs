@@ -205,14 +205,16 @@ impl Shared {
 
     /// What that pod holds is free from now on.
     pub fn note_death(&self, death: Death) {
-        info!(
-            event = "pod.ended",
-            pod.uid = death.uid,
-            cause = death.end.by.as_str(),
-            exit_code = death.end.exit_code,
-            "a worker's pod has ended"
-        );
-        self.observations.lock().expect("no panic while it is held").note(death);
+        let (uid, end) = (death.uid.clone(), death.end);
+        if self.observations.lock().expect("no panic while it is held").note(death) {
+            info!(
+                event = "pod.ended",
+                pod.uid = uid,
+                cause = end.by.as_str(),
+                exit_code = end.exit_code,
+                "a worker's pod has ended"
+            );
+        }
     }
 
     pub fn forget_observations(&self) {
