@@ -18,7 +18,7 @@
 //! | 3 | [`signals`] | the first signal drains, the second aborts |
 //! | 3 | [`admin`] | probes and metrics over HTTP |
 //! | 2 | [`worker`] | the loops: look for work, drive it, renew leases, watch others, go away |
-//! | 2 | [`adapters`] | SQLite, MySQL and the runners of steps; blind to the worker, as it is to them |
+//! | 2 | [`adapters`] | SQLite, MySQL, lock servers, the Kubernetes API and the runners of steps; blind to the worker, as it is to them |
 //! | 1 | [`ports`] | what the worker asks of the world, in the domain's types |
 //! | 1 | [`instruments`] | every metric by name |
 //! | 1 | [`clock`] | the one clock that a local deadline is read from |

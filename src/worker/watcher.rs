@@ -1,9 +1,9 @@
-//! Other workers' leases as seen over time: what stands still for its time, or was handed back, is
-//! taken over.
+//! Other workers' leases as seen over time: what stands still for its time, was handed back, or was held by
+//! a pod that has ended, is taken over.
 //!
-//! **Invariant:** nothing is taken over that this process has not itself watched, or that its
-//! owner has not given back (but for the orchestrator's own, where somebody has said so); and never more than there are free slots, of which claims leave it as many
-//! as it needs.
+//! **Invariant:** nothing is taken over that this process has not itself watched, that its owner has not
+//! given back, and whose owner is not proved dead (but for the orchestrator's own, where somebody has said
+//! so); and never more than there are free slots, of which claims leave it as many as it needs.
 
 use std::{
     collections::{HashMap, HashSet},

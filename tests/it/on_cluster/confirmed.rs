@@ -1,12 +1,12 @@
 //! Pods whose end their kubelet confirms, and pods of which nobody knows.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use sqlx::Row as _;
 use tokio::task::block_in_place;
 
 use super::{
     blows::{SETTINGS, UNDER_WAY, one_of, strike},
-    kube::{Pod, evict, processes_of},
+    kube::{Pod, evict, signal},
     stand::{RELEASE, Stand},
 };
 use crate::{
@@ -16,16 +16,6 @@ use crate::{
     },
     process::wait_until,
 };
-
-/// So that it hands nothing back, and its grace period is overrun.
-fn freeze(pod: &Pod) {
-    let pids = processes_of(pod);
-    assert!(!pids.is_empty(), "{pod:?} has no process");
-    for pid in pids {
-        let pid = Pid::from_raw(pid).expect("not 0");
-        kill_process(pid, Signal::STOP).expect("it is there");
-    }
-}
 
 /// What the rows say of the attempts that this pod has lost.
 async fn causes(stand: &Stand, pod: &Pod) -> Vec<String> {
@@ -41,7 +31,8 @@ async fn causes(stand: &Stand, pod: &Pod) -> Vec<String> {
 async fn struck(stand: &Stand, what: &str, blow: impl FnOnce(&Pod)) -> Vec<String> {
     let pod = block_in_place(|| one_of(stand, None));
     strike(stand, what, std::slice::from_ref(&pod), || {
-        freeze(&pod);
+        // It hands nothing back, and overruns its grace period.
+        signal(&pod, Signal::STOP);
         blow(&pod);
     })
     .await;

@@ -1,11 +1,11 @@
 //! Pods and nodes that end without a word, and pods that are cut off and go on running.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::task::block_in_place;
 
 use super::{
     blows::{SETTINGS, UNDER_WAY, all_on, one_of, strike},
-    kube::{Pod, cluster, processes_of},
+    kube::{cluster, signal},
     stand::{RELEASE, Stand},
 };
 use crate::{
@@ -15,15 +15,6 @@ use crate::{
 
 const SECOND_NODE: &str = "2";
 
-fn kill(pod: &Pod) {
-    let pids = processes_of(pod);
-    assert!(!pids.is_empty(), "{pod:?} has no process");
-    for pid in pids {
-        let pid = Pid::from_raw(pid).expect("not 0");
-        kill_process(pid, Signal::KILL).expect("it is there");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_death_of_a_container_a_pod_or_a_node_loses_or_doubles_work() {
     let stand = Stand::new("deaths").await;
@@ -32,7 +23,10 @@ async fn no_death_of_a_container_a_pod_or_a_node_loses_or_doubles_work() {
     let load = stand.load(UNDER_WAY, &[LONG]).await;
 
     let pod = block_in_place(|| one_of(&stand, None));
-    strike(&stand, "kill -9 of a container", std::slice::from_ref(&pod), || kill(&pod)).await;
+    strike(&stand, "kill -9 of a container", std::slice::from_ref(&pod), || {
+        signal(&pod, Signal::KILL);
+    })
+    .await;
     block_in_place(|| {
         wait_until("the container is there again", || {
             stand.pods().into_iter().find(|it| it.uid == pod.uid && it.is_ready && it.restarts > 0)

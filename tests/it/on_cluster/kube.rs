@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Deserializer, Value};
 
 /// Where pods reach what the tests run.
@@ -176,7 +177,7 @@ impl Drop for Watch {
 }
 
 /// Pids of the worker's own process in a pod, as this machine sees them.
-pub fn processes_of(pod: &Pod) -> Vec<i32> {
+fn processes_of(pod: &Pod) -> Vec<i32> {
     let uid = pod.uid.as_str();
     let numbered = std::fs::read_dir("/proc").expect("it is mounted").flatten();
     let pids = numbered.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -189,6 +190,16 @@ pub fn processes_of(pod: &Pod) -> Vec<i32> {
             && read(*pid, "cmdline").contains("orchestrator-worker run")
     })
     .collect()
+}
+
+/// To the worker's own process in a pod.
+pub fn signal(pod: &Pod, signal: Signal) {
+    let pids = processes_of(pod);
+    assert!(!pids.is_empty(), "{pod:?} has no process");
+    for pid in pids {
+        let pid = Pid::from_raw(pid).expect("not 0");
+        kill_process(pid, signal).expect("it is there");
+    }
 }
 
 /// Printed with every figure.
