@@ -8,3 +8,4 @@ pub mod lock;
 pub mod rows;
 pub mod runner;
 pub mod spans;
+pub mod traced;

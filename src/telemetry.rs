@@ -18,6 +18,7 @@ mod filter;
 mod flat;
 mod plain;
 mod quiet;
+mod way;
 
 use export::Exporter;
 use filter::LogFilter;

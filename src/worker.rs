@@ -18,6 +18,7 @@ pub mod recorder;
 mod shared;
 mod single;
 mod spans;
+mod teller;
 mod told;
 mod unclaimed;
 mod watchdog;
@@ -166,6 +167,9 @@ impl Worker {
         watchers.spawn(watcher::count(shared.clone()));
 
         watchers.spawn(tell_of_drain(shared.clone()));
+        if shared.is_traced() {
+            watchers.spawn(teller::watch(shared.clone()));
+        }
 
         let work = async {
             announce(&shared).await;
@@ -181,6 +185,7 @@ impl Worker {
             () = async { while watchers.join_next().await.is_some() {} } => {}
         }
         finish_drain(&shared, deadline).await;
+        teller::finish(&shared, &mut running.noting).await;
         drop(shared);
         let summary = running.end().await;
         worked.map(|_| summary)
@@ -208,7 +213,9 @@ impl Worker {
             instruments: self.instruments,
         };
         services.spawn(keeper.run(done.clone()));
-        Ok(Running { shared, services, watchdog, done })
+        let mut noting = JoinSet::new();
+        noting.spawn(teller::note(shared.clone(), shared.untold.gone()));
+        Ok(Running { shared, services, noting, watchdog, done })
     }
 }
 
@@ -216,13 +223,15 @@ impl Worker {
 struct Running {
     shared: Arc<Shared>,
     services: JoinSet<()>,
+    /// What was told.
+    noting: JoinSet<()>,
     watchdog: Option<Watchdog>,
     done: CancellationToken,
 }
 
 impl Running {
     async fn end(self) -> Summary {
-        let Self { shared, mut services, watchdog, done } = self;
+        let Self { shared, mut services, noting: _, watchdog, done } = self;
         done.cancel();
         let summary = shared.summary();
         drop(shared);

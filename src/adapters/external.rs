@@ -23,18 +23,19 @@ use crate::{
         deferral::Deferral,
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, Renewal},
         pod::{keeping_in, kept_in},
         recovery::{Held, TakeOver},
     },
     ports::{
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Named, Queue, Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
         },
         lock::{LockError, LockProvider},
         rows::RowStore,
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
 };
 
@@ -224,6 +225,19 @@ impl ExecutionStore for ExternalLeases {
 
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.rows.remains(of).await
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        self.rows.note_told(owner, ends, telling).await
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        self.rows.take_untold(owner, limit).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

@@ -31,7 +31,7 @@ use crate::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -43,9 +43,10 @@ use crate::{
             Pausable, PauseChange, Paused, Submission, Submitted, WorkerRow,
         },
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Named, Queue, Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
         },
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
 };
 
@@ -81,6 +82,7 @@ mod survey;
 mod takeover;
 mod templates;
 mod tidy;
+mod untold;
 mod work;
 
 pub use address::{Given, Tls};
@@ -274,6 +276,19 @@ impl ExecutionStore for MySqlStore {
 
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         Ok(remains::remains(&self.work, of).await?)
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        Ok(untold::note(&self.work, owner, ends, telling).await?)
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        Ok(untold::take(&self.work, owner, limit).await?)
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

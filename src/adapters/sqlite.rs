@@ -26,6 +26,7 @@ mod steps;
 mod takeover;
 mod taking;
 mod templates;
+mod untold;
 
 use std::{
     path::PathBuf,
@@ -49,16 +50,17 @@ use crate::{
         deferral::{Deferral, Deferrals},
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     ports::{
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Named, Queue, Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
         },
         rows::RowStore,
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
 };
 
@@ -262,6 +264,25 @@ impl ExecutionStore for SqliteStore {
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         let of = of.to_vec();
         self.on(&self.work, move |c| Box::pin(async move { remains::remains(c, &of).await })).await
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        let (owner, ends) = (owner.clone(), ends.to_vec());
+        self.on(&self.work, move |c| {
+            Box::pin(async move { untold::note(c, &owner, &ends, telling).await })
+        })
+        .await
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        let owner = owner.clone();
+        self.on(&self.work, move |c| Box::pin(async move { untold::take(c, &owner, limit).await }))
+            .await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

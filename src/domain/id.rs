@@ -1,6 +1,6 @@
 //! Ids and names as types, so that no two of them can be exchanged by mistake.
 //!
-//! **Invariant:** an [`Owner`] can never be taken for one of the marks (`~released`, `~finished`)
+//! **Invariant:** an [`Owner`] can never be taken for one of the marks (`~released`, `~finished`, `~untold:…`)
 //! that stand in the same column.
 
 use std::{fmt, sync::Arc};
@@ -82,6 +82,8 @@ impl LockKey {
 pub const RELEASED: &str = "~released";
 /// Owner written on the lock row of an execution that has ended (a tombstone).
 pub const FINISHED: &str = "~finished";
+/// The same, before the name of whoever has yet to tell its trace of that.
+pub const UNTOLD: &str = "~untold:";
 
 /// Who holds a lease: the pod's name, else `--name`, else hostname-xxxxxx.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -120,6 +122,11 @@ impl Owner {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What it leaves on a lock row while it has yet to tell of the end: see [`UNTOLD`].
+    pub fn untold(&self) -> String {
+        format!("{UNTOLD}{self}")
     }
 }
 
@@ -164,7 +171,7 @@ mod tests {
         assert_eq!(Owner::try_new("pod-1").map(|o| o.to_string()), Ok("pod-1".into()));
         assert_eq!(Owner::try_new(""), Err(OwnerError::Empty));
         assert_eq!(Owner::try_new(&"x".repeat(246)), Err(OwnerError::TooLong(246)));
-        for bad in [RELEASED, FINISHED, "a b", "ü"] {
+        for bad in [RELEASED, FINISHED, UNTOLD, "a b", "ü"] {
             assert_eq!(Owner::try_new(bad), Err(OwnerError::Characters(bad.into())), "{bad}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     execution::ExecutionState,
-    id::{ExecutionId, Fence, LockKey, Nonce, Owner, TemplateId},
+    id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, Owner, RELEASED, TemplateId, UNTOLD},
 };
 
 /// A claim on one execution, as written on its rows. Every write carries fence and nonce.
@@ -33,6 +33,55 @@ pub enum Renewal {
     Ended,
     /// No longer ours: stop, write nothing more.
     Lost,
+}
+
+/// What is left on the lock row of an execution that was let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Anyone may take it at once.
+    Released,
+    Finished,
+    /// It has ended, and its holder has yet to tell the trace what came after this time, in milliseconds
+    /// since 1970.
+    Untold {
+        told_ms: u64,
+    },
+}
+
+impl Mark {
+    /// How long the mark stands, so that nobody takes a row that is just gone for one that was never there.
+    pub const LINGERS: Duration = Duration::from_secs(60);
+    /// How long one stands that nobody has told of.
+    pub const UNTOLD: Duration = Duration::from_secs(600);
+
+    /// What it writes in the owner's place.
+    pub fn word(self, owner: &Owner) -> String {
+        match self {
+            Self::Released => RELEASED.to_owned(),
+            Self::Finished => FINISHED.to_owned(),
+            Self::Untold { .. } => owner.untold(),
+        }
+    }
+
+    pub const fn stands(self) -> Duration {
+        match self {
+            Self::Released | Self::Finished => Self::LINGERS,
+            Self::Untold { .. } => Self::UNTOLD,
+        }
+    }
+
+    /// What it writes in place of the beat, if anything.
+    pub const fn told_ms(self) -> Option<u64> {
+        match self {
+            Self::Released | Self::Finished => None,
+            Self::Untold { told_ms } => Some(told_ms),
+        }
+    }
+
+    /// Whether one of these marks stands in an owner's place.
+    pub fn is_in(owner: &str) -> bool {
+        matches!(owner, RELEASED | FINISHED) || owner.starts_with(UNTOLD)
+    }
 }
 
 /// What the row of an execution says about who holds it.

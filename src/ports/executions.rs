@@ -8,14 +8,17 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::lock::LockError;
+use super::{
+    lock::LockError,
+    traced::{Former, Remains, Telling, TracedEnd, Untold},
+};
 use crate::domain::{
     deferral::{Deferral, Deferrals},
     eligibility::Eligibility,
     execution::{AttemptOutcome, ExecutionState},
     id::{Beat, ExecutionId, Fence, Owner, StepExecutionId},
     intake::{StepSlot, Supported},
-    lease::{Holding, Lease, Renewal},
+    lease::{Holding, Lease, Mark, Renewal},
     plan::{Finish, Plan, Progress, Recorded, plan},
     recovery::{Cause, Held, TakeOver},
     trace::Origin,
@@ -75,6 +78,19 @@ pub trait ExecutionStore: Send + Sync + 'static {
     /// former lease on each; those that are gone are left out. To be asked for after the lease has
     /// ended.
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError>;
+
+    /// Puts a common tombstone in place of those that say that `owner` has yet to tell of these ends, or,
+    /// where they are not [`Telling::Done`], lets it have [`Untold::PATIENCE`] anew.
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError>;
+
+    /// Takes over the telling of at most `limit` ends that nobody has told of within
+    /// [`Untold::PATIENCE`], those first that have waited longest.
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError>;
 
     /// Deletes tombstones a minute past their expiry, at most `limit`; returns how many.
     async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
@@ -222,6 +238,9 @@ pub struct Advance {
     pub started: Vec<StepStart>,
     pub skipped: Vec<StepSkip>,
     pub finish: Option<Finish>,
+    /// With `finish`: its trace is told of this lease later ([`ExecutionStore::note_told`]), and has been
+    /// told of what ended by this time, in milliseconds since 1970.
+    pub told_ms: Option<u64>,
 }
 
 impl Advance {
@@ -234,7 +253,13 @@ impl Advance {
             started: Vec::new(),
             skipped: Vec::new(),
             finish: None,
+            told_ms: None,
         }
+    }
+
+    /// What it leaves on the lock row if it ends the execution.
+    pub fn mark(&self) -> Mark {
+        self.told_ms.map_or(Mark::Finished, |told_ms| Mark::Untold { told_ms })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -316,53 +341,6 @@ pub struct HandBack {
     pub lease: Lease,
     /// Attempts that were stopped for it; they do not use up retries.
     pub drained: Vec<(StepExecutionId, u32)>,
-}
-
-/// A lease that has ended, and what of it was told before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Former {
-    pub execution: ExecutionId,
-    /// 0: there was none.
-    pub fence: Fence,
-    /// Its last renewal, in milliseconds since 1970: steps that ended by then have been told.
-    pub told_ms: i64,
-}
-
-impl Former {
-    /// Nothing was ever held.
-    pub fn none(execution: ExecutionId) -> Self {
-        Self { execution, fence: Fence::default(), told_ms: i64::MAX }
-    }
-}
-
-/// What is left of an execution's former lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remains {
-    pub execution: ExecutionId,
-    pub state: String,
-    pub origin: Origin,
-    /// The template's name.
-    pub workflow: String,
-    /// By the store's clock, in milliseconds since 1970.
-    pub now_ms: i64,
-    /// Attempts that began under that lease, of steps that did not end under it or only after what
-    /// was told.
-    pub attempts: Vec<LeftAttempt>,
-}
-
-/// An attempt whose span nobody has written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftAttempt {
-    /// Its step ended under that lease.
-    pub has_ended: bool,
-    pub step: StepExecutionId,
-    pub step_name: String,
-    /// `http`, `shell`, `func`.
-    pub executor: String,
-    pub number: u32,
-    pub started_ms: i64,
-    pub finished_ms: Option<i64>,
-    pub outcome: Option<AttemptOutcome>,
 }
 
 /// Numbers of executions.

@@ -7,11 +7,21 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use crate::domain::trace::{SpanId, TraceId};
 
-/// Takes spans.
+/// Takes spans, and sends them in the order in which it is given them.
 pub trait SpanSink: Send + Sync + 'static {
-    /// In this order; those that belong together at once.
+    /// Those that belong together at once; nobody else could tell of them, so they are sent at once.
     fn write(&self, spans: Vec<Span>);
+
+    /// The last of an execution, of which the store knows that they are on their way: they are sent with
+    /// others. `gone` is called once they have arrived, or were given up.
+    fn write_last(&self, spans: Vec<Span>, gone: Gone);
+
+    /// Nothing follows for now, and somebody waits: what is there is sent at once, and not tried again.
+    fn hurry(&self);
 }
+
+/// What is done when spans are no longer on their way. It must not wait.
+pub type Gone = Box<dyn FnOnce() + Send>;
 
 /// A span from its beginning to its end. Times are since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Sender, SyncSender},
+        mpsc::{self, SyncSender},
     },
     thread,
     time::{Duration, SystemTime},
@@ -28,32 +27,43 @@ use opentelemetry_sdk::{
     },
 };
 
-use super::quiet::{Quiet, Said};
+use tokio::time::Instant;
+
+use super::{
+    quiet::{Quiet, Said},
+    way::Way,
+};
 use crate::{
     instruments::{ByResult, SpanCounts},
-    ports::spans::{Attribute, Link, Span, SpanKind, SpanSink, Value},
+    ports::spans::{Attribute, Gone, Link, Span, SpanKind, SpanSink, Value},
 };
 
-/// What a killed worker has not sent is lost: so spans are sent at once, and the next after a pause that
-/// grows with their number, because a request costs what some hundred spans do.
-const PAUSE_A_SPAN: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Where nobody else can tell what a killed worker has not sent, spans are sent at once: with those that
+/// come within this time, as those of all leases do after a renewal.
+const TOGETHER: Duration = Duration::from_millis(5);
 /// How long a collector may be away, for a rollout of its own, without a span lost that has room.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at what is to be sent, while the collector takes none.
-const TRY_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at what is to be sent, where that is not sent at once. What has arrived is told a second
+/// time if its worker is killed before it could note that: the fewer arrivals, the less often.
+const SEND_EVERY: Duration = Duration::from_secs(2);
+
+/// A collector may warn of a span that ends as it begins, which those do that are told from rows.
+const SHORTEST: Duration = Duration::from_nanos(1);
 
 #[derive(Debug)]
 pub struct Exporter {
     processor: Arc<BatchSpanProcessor>,
-    /// Wakes the thread that sends; `None` where the environment says how often to.
-    wake: Option<SyncSender<()>>,
+    /// Wakes the thread that sends.
+    wake: SyncSender<()>,
+    /// The environment says how often to send.
+    paced: bool,
     scope: InstrumentationScope,
-    on_their_way: Arc<AtomicUsize>,
+    way: Arc<Way>,
     counts: SpanCounts,
     said: Said,
-    /// As long as it is there, what cannot be sent is tried again.
-    patient: Mutex<Option<Sender<()>>>,
+    /// As long as it is there, and says nothing, what cannot be sent is tried again.
+    patient: Mutex<Option<SyncSender<()>>>,
+    hurried: Mutex<Option<Instant>>,
 }
 
 impl Exporter {
@@ -79,38 +89,54 @@ impl Exporter {
         counts: SpanCounts,
         scope: &'static str,
     ) -> Self {
-        let on_their_way = Arc::new(AtomicUsize::new(0));
-        let (patient, hurry) = mpsc::channel();
-        let exporter = Quiet::new(exporter, PATIENCE, hurry, on_their_way.clone(), counts.clone());
+        let way = Arc::new(Way::default());
+        let (patient, hurry) = mpsc::sync_channel(1);
+        let exporter = Quiet::new(exporter, PATIENCE, hurry, way.clone(), counts.clone());
         let said = exporter.said();
         let config = BatchConfigBuilder::default().with_max_queue_size(Self::QUEUE);
-        let config = if paced { config } else { config.with_scheduled_delay(TRY_EVERY) };
+        let config = if paced { config } else { config.with_scheduled_delay(SEND_EVERY) };
         let mut processor =
             BatchSpanProcessor::builder(exporter).with_batch_config(config.build()).build();
         processor.set_resource(resource);
         let processor = Arc::new(processor);
-        let wake = (!paced).then(|| send_when_woken(processor.clone(), on_their_way.clone()));
+        let wake = send_when_woken(processor.clone());
         let scope = InstrumentationScope::builder(scope).with_version(env!("CARGO_PKG_VERSION"));
+        let (scope, hurried) = (scope.build(), Mutex::default());
         let patient = Mutex::new(Some(patient));
-        Self { processor, wake, scope: scope.build(), on_their_way, counts, said, patient }
+        Self { processor, wake, paced, scope, way, counts, said, patient, hurried }
     }
 
-    /// Sends what is left; how many spans are not sent if that fails and nobody has been told why.
-    pub fn finish(&self, within: Duration) -> Result<(), (usize, String)> {
+    /// Sends what is left, within this time since it was told to hurry; how many spans are not sent if that
+    /// fails and nobody has been told why.
+    pub fn finish(&self, within: Duration) -> Result<(), (u64, String)> {
+        let hurried = *self.hurried.lock().expect("no panic while it is held");
         self.patient.lock().expect("no panic while it is held").take();
-        let sent: OTelSdkResult = self.processor.shutdown_with_timeout(within);
+        let left = within.saturating_sub(hurried.map_or(Duration::ZERO, |since| since.elapsed()));
+        let sent: OTelSdkResult = self.processor.shutdown_with_timeout(left);
         match sent {
-            Err(error) if !self.said.failing() => {
-                Err((self.on_their_way.load(Ordering::Acquire), error.to_string()))
-            }
+            Err(error) if !self.said.failing() => Err((self.way.len(), error.to_string())),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// The processor's own queue never overflows: here is where spans are turned away.
-    fn has_room(&self) -> bool {
-        let enter = |count: usize| (count < Self::QUEUE).then_some(count + 1);
-        self.on_their_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
+    /// Whether there was room for all. The processor's own queue never overflows: here is where spans are
+    /// turned away.
+    fn take(&self, spans: Vec<Span>) -> bool {
+        let mut all = true;
+        for span in spans {
+            if self.way.enter(Self::QUEUE as u64) {
+                self.processor.on_end(self.data(span));
+            } else {
+                self.counts.get_or_create(&ByResult { result: "dropped" }).inc();
+                all = false;
+            }
+        }
+        all
+    }
+
+    fn send(&self) {
+        // If that is full it will wake, and if nobody is there any more all was sent.
+        self.wake.try_send(()).ok();
     }
 
     fn data(&self, span: Span) -> SpanData {
@@ -129,7 +155,7 @@ impl Exporter {
             },
             name: span.name,
             start_time: SystemTime::UNIX_EPOCH + span.start,
-            end_time: SystemTime::UNIX_EPOCH + span.end.max(span.start),
+            end_time: SystemTime::UNIX_EPOCH + span.end.max(span.start + SHORTEST),
             attributes: span.attributes.into_iter().map(attribute).collect(),
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
@@ -145,33 +171,40 @@ impl SpanSink for Exporter {
         if spans.is_empty() {
             return;
         }
-        for span in spans {
-            if self.has_room() {
-                self.processor.on_end(self.data(span));
-            } else {
-                self.counts.get_or_create(&ByResult { result: "dropped" }).inc();
-            }
+        self.take(spans);
+        if !self.paced && !self.said.failing() {
+            self.send();
         }
-        if let Some(wake) = self.wake.as_ref().filter(|_| !self.said.failing()) {
-            // If that is full it will wake, and if nobody is there any more all was sent.
-            wake.try_send(()).ok();
+    }
+
+    fn write_last(&self, spans: Vec<Span>, gone: Gone) {
+        if self.take(spans) {
+            self.way.after_these(gone);
+        } else {
+            // What is dropped is given up.
+            gone();
         }
+    }
+
+    fn hurry(&self) {
+        self.hurried.lock().expect("no panic while it is held").replace(Instant::now());
+        if let Some(patient) = &*self.patient.lock().expect("no panic while it is held") {
+            // If it is full, that is said already.
+            patient.try_send(()).ok();
+        }
+        self.send();
     }
 }
 
 /// The processor alone waits for a full batch or for its delay.
-fn send_when_woken(
-    processor: Arc<BatchSpanProcessor>,
-    on_their_way: Arc<AtomicUsize>,
-) -> SyncSender<()> {
+fn send_when_woken(processor: Arc<BatchSpanProcessor>) -> SyncSender<()> {
     let (wake, woken) = mpsc::sync_channel(1);
     thread::spawn(move || {
         while woken.recv().is_ok() {
-            let count = on_their_way.load(Ordering::Acquire);
+            thread::sleep(TOGETHER);
+            woken.try_recv().ok();
             // What became of them is counted and said where they are sent.
             processor.force_flush().ok();
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            thread::sleep(PAUSE_A_SPAN.saturating_mul(count).min(LONGEST_PAUSE));
         }
     });
     wake
@@ -252,6 +285,6 @@ mod tests {
         drop(words);
         exporter.finish(Duration::from_secs(60)).expect("it takes the rest");
         assert_eq!((count("sent"), count("failed"), count("dropped")), (4_096, 0, 1_000));
-        assert_eq!(exporter.on_their_way.load(Ordering::Acquire), 0);
+        assert_eq!(exporter.way.len(), 0);
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use opentelemetry_sdk::{
 
 use tokio::time::Instant;
 
+use super::way::Way;
 use crate::instruments::{ByResult, SpanCounts};
 
 /// Between two tries to send a batch.
@@ -31,10 +32,10 @@ pub struct Quiet<E> {
     exporter: E,
     /// How long a batch is tried; meanwhile others queue up behind it.
     patience: Duration,
-    /// Hangs up when nobody has time for that any more.
+    /// Says that nobody has time for that, and hangs up when that stays so.
     hurry: Mutex<Receiver<()>>,
     said: Said,
-    on_their_way: Arc<AtomicUsize>,
+    way: Arc<Way>,
     counts: SpanCounts,
 }
 
@@ -53,11 +54,11 @@ impl<E> Quiet<E> {
         exporter: E,
         patience: Duration,
         hurry: Receiver<()>,
-        on_their_way: Arc<AtomicUsize>,
+        way: Arc<Way>,
         counts: SpanCounts,
     ) -> Self {
         let hurry = Mutex::new(hurry);
-        Self { exporter, patience, hurry, said: Said::default(), on_their_way, counts }
+        Self { exporter, patience, hurry, said: Said::default(), way, counts }
     }
 
     /// Waits before the next try; whether there is to be one.
@@ -97,8 +98,8 @@ impl<E: SpanExporter> SpanExporter for Quiet<E> {
         }
         let by = ByResult { result: if result.is_ok() { "sent" } else { "failed" } };
         self.counts.get_or_create(&by).inc_by(count as u64);
-        self.on_their_way.fetch_sub(count, Ordering::AcqRel);
         self.note(&result);
+        self.way.leave(count as u64);
         result
     }
 
@@ -193,30 +194,35 @@ mod tests {
         }
     }
 
+    fn with(count: u64) -> Arc<Way> {
+        let way = Arc::new(Way::default());
+        assert!((0..count).all(|_| way.enter(count)));
+        way
+    }
+
     #[test]
     fn a_batch_that_is_not_taken_is_sent_again() {
-        let (counts, on_their_way) = (SpanCounts::default(), Arc::new(AtomicUsize::new(2)));
+        let (counts, way) = (SpanCounts::default(), with(2));
         let (_patient, hurry) = mpsc::channel();
         let collector = Late(AtomicBool::new(false));
-        let exporter = Quiet::new(collector, PATIENCE, hurry, on_their_way.clone(), counts.clone());
+        let exporter = Quiet::new(collector, PATIENCE, hurry, way.clone(), counts.clone());
         let sent = futures_util::FutureExt::now_or_never(exporter.export(vec![span(), span()]));
         assert!(sent.expect("it blocks and does not wait").is_ok());
         let count = |result| counts.get_or_create(&ByResult { result }).get();
         assert_eq!((count("sent"), count("failed")), (2, 0));
-        assert_eq!(on_their_way.load(Ordering::Relaxed), 0);
+        assert_eq!(way.len(), 0);
     }
 
     #[test]
     fn a_collector_that_goes_and_comes_costs_one_line_each_time() {
         let (levels, counts) = (Levels::default(), SpanCounts::default());
-        let on_their_way = Arc::new(AtomicUsize::new(15));
+        let way = with(15);
         let subscriber = tracing_subscriber::registry().with(levels.clone());
         tracing::subscriber::with_default(subscriber, || {
             let collector = Collector(AtomicBool::new(true));
             // Nobody has time for a second try.
             let (_, hurry) = mpsc::channel();
-            let exporter =
-                Quiet::new(collector, PATIENCE, hurry, on_their_way.clone(), counts.clone());
+            let exporter = Quiet::new(collector, PATIENCE, hurry, way.clone(), counts.clone());
             for up in [true, false, false, false, true, true, false] {
                 exporter.exporter.0.store(up, Ordering::Relaxed);
                 let sent =
@@ -227,6 +233,6 @@ mod tests {
         assert_eq!(*levels.0.lock().expect("not poisoned"), ["WARN", "INFO", "WARN"]);
         let count = |result| counts.get_or_create(&ByResult { result }).get();
         assert_eq!((count("sent"), count("failed")), (6, 8));
-        assert_eq!(on_their_way.load(Ordering::Relaxed), 1, "whatever became of it, it has left");
+        assert_eq!(way.len(), 1, "whatever became of it, it has left");
     }
 }

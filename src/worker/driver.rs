@@ -172,6 +172,7 @@ impl Driver {
             }
         }
         advance.finish.clone_from(&plan.finish);
+        advance.told_ms = advance.finish.as_ref().and_then(|_| self.standing.term.told_ms());
         advance
     }
 

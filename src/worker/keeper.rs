@@ -15,7 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::leases::{Leases, Standing};
+use super::{
+    leases::{Leases, Standing},
+    spans::SoFar,
+};
 use crate::{
     clock::boot_now,
     domain::{
@@ -76,7 +79,7 @@ impl Keeper {
                 return;
             }
             let leases: Vec<Lease> = standing.iter().map(|s| s.lease.clone()).collect();
-            let told: Vec<u64> = standing.iter().map(|s| s.term.renewing()).collect();
+            let told: Vec<SoFar> = standing.iter().map(|s| s.term.renewing()).collect();
             let sent = boot_now();
             match self.store.renew(self.terms.ttl(), self.beats.next(), &leases).await {
                 Ok(answers) => {

@@ -12,14 +12,17 @@ use crate::{
     domain::{
         eligibility::Eligibility,
         execution::ExecutionState,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, Renewal},
         recovery::{Held, TakeOver},
     },
     instruments::{ByKind, ByOperation, Instruments, as_seconds},
-    ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack, Named,
-        Queue, Remains, StoreError,
+    ports::{
+        executions::{
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
+        },
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
 };
 
@@ -124,6 +127,19 @@ impl ExecutionStore for Metered {
 
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.count(self.timed("remains", self.store.remains(of)).await)
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        self.count(self.timed("note_told", self.store.note_told(owner, ends, telling)).await)
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        self.count(self.timed("take_untold", self.store.take_untold(owner, limit)).await)
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

@@ -28,6 +28,7 @@ use super::{
     leases::{Leases, Standing},
     recorder::Recorder,
     spans::{Past, Term, Tracing},
+    teller::Untold,
     told::Told,
     unclaimed::{self, Unclaimed},
 };
@@ -49,6 +50,7 @@ use crate::{
             Queue, StoreError,
         },
         lock::LockError,
+        traced::TracedEnd,
     },
 };
 
@@ -88,6 +90,7 @@ pub struct Shared {
     pub instruments: Arc<Instruments>,
     pub health: Arc<Health>,
     tracing: Option<Tracing>,
+    pub untold: Untold,
     supported: Arc<Supported>,
     slots: Arc<Semaphore>,
     owed: AtomicUsize,
@@ -125,6 +128,7 @@ impl Shared {
             instruments,
             health: worker.health.clone(),
             tracing: worker.tracing.clone(),
+            untold: Untold::default(),
             supported: Arc::new(worker.runner.supported()),
             slots: Arc::new(Semaphore::new(settings.slots)),
             settings,
@@ -296,6 +300,17 @@ impl Shared {
         }
     }
 
+    pub const fn is_traced(&self) -> bool {
+        self.tracing.is_some()
+    }
+
+    /// The last spans are sent at once.
+    pub fn hurry_spans(&self) {
+        if let Some(tracing) = &self.tracing {
+            tracing.sink.hurry();
+        }
+    }
+
     /// Tells the trace what nobody else can tell, beside the work.
     pub fn tell_of_past(self: &Arc<Self>, past: Vec<Past>) {
         let past: Vec<Past> = past.into_iter().filter(|one| !one.is_nothing()).collect();
@@ -312,7 +327,8 @@ impl Shared {
             };
             for remains in remains {
                 if let Some(one) = past.iter().find(|one| one.execution == remains.execution) {
-                    one.tell(&tracing, &remains, shared.settings.owner.as_str());
+                    let gone = one.untold_end().map(|end| shared.untold.add(end));
+                    one.tell(&tracing, &remains, shared.settings.owner.as_str(), gone);
                 }
             }
         });
@@ -403,7 +419,9 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
     let took = shared.age().saturating_sub(began);
     match driven {
         Driven::Ended { finish, failed_steps } => {
-            standing.term.ended(finish.state);
+            let told_ms = standing.term.told_ms();
+            let gone = told_ms.map(|_| shared.untold.add(TracedEnd::from(&standing.lease)));
+            standing.term.ended(finish.state, gone);
             shared.instruments.execution_duration.observe(as_seconds(took));
             info!(
                 event = "execution.finished",
@@ -439,7 +457,7 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
             Some(Ok(advanced)) => {
                 match advanced {
                     Advanced::Recorded => standing.term.drained(),
-                    Advanced::Cancelled => standing.term.ended(ExecutionState::Cancelled),
+                    Advanced::Cancelled => standing.term.ended(ExecutionState::Cancelled, None),
                 }
                 info!(event = "execution.handed_back", "handed back for the next worker");
                 shared.summary.lock().expect("no panic while it is held").handed_back += 1;

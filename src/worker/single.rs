@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Finished, Shared, Shutdown, Summary, WorkError, Worker, work_while_whole};
+use super::{Finished, Shared, Shutdown, Summary, WorkError, Worker, teller, work_while_whole};
 use crate::{
     clock::boot_now,
     domain::{
@@ -59,6 +59,7 @@ impl Worker {
         shared.tools.drain.begin();
         // Nothing is left unless everything was to end at once.
         timeout(LeaseTerms::KILL, shared.all_done()).await.ok();
+        teller::finish(&shared, &mut running.noting).await;
         drop(shared);
         let summary = running.end().await;
         Ok(worked?.flatten().unwrap_or_else(|| outcome(&summary)))

@@ -18,7 +18,9 @@
 //! without what it belongs to.
 //!
 //! A holder sends what it has to tell with a renewal or with the end of its lease: whoever takes over
-//! from a killed one reads in the lock row what that has told ([`Kept`]).
+//! from a killed one reads in the lock row what that has told ([`Kept`]). An end stands untold in the lock
+//! row until its spans have arrived; if its holder is killed before, somebody else tells of it
+//! ([`teller`](super::teller)).
 
 mod kept;
 mod past;
@@ -36,6 +38,7 @@ use std::{
 use tracing::info_span;
 
 use self::kept::Kept;
+pub use self::kept::SoFar;
 pub use self::past::Past;
 use self::words::{Called, called, code, error_type, pipeline_result, short, task_result};
 use crate::{
@@ -52,7 +55,7 @@ use crate::{
     ports::{
         executions::{Claim, ClaimKind},
         runner::Code,
-        spans::{Attribute, Link, Parent, Span, SpanKind, SpanSink},
+        spans::{Attribute, Gone, Link, Parent, Span, SpanKind, SpanSink},
     },
 };
 
@@ -97,6 +100,8 @@ pub struct Term {
     origin: Origin,
     open: Mutex<HashMap<StepExecutionId, Open>>,
     kept: Kept,
+    /// What ended by then has been told, in milliseconds since 1970.
+    told_ms: AtomicU64,
     calls: AtomicU32,
     renewals: AtomicU64,
     log: tracing::Span,
@@ -323,6 +328,11 @@ impl Told {
     }
 }
 
+/// Of an execution that was driven to its end, and why it counts as an error.
+fn run_result(state: ExecutionState) -> (&'static str, Option<&'static str>) {
+    (pipeline_result(state), (state == ExecutionState::Failed).then_some("step_failed"))
+}
+
 fn own(span: SpanId) -> Parent {
     Parent { span, is_remote: false }
 }
@@ -373,6 +383,7 @@ impl Term {
             former: claim.former,
             open: Mutex::default(),
             kept: Kept::default(),
+            told_ms: AtomicU64::new(0),
             calls: AtomicU32::new(0),
             renewals: AtomicU64::new(0),
             log,
@@ -426,11 +437,10 @@ impl Term {
     /// The end of a step is recorded.
     pub fn step_ended(&self, step: &StepExecutionId, outcome: AttemptOutcome) {
         let open = self.open.lock().expect("no panic while it is held").remove(step);
-        let Some(open) = open else { return };
-        self.write(|| {
-            let (fence, now) = (self.lease.fence, self.now());
-            self.told.step_spans(fence, self.former, step, open, outcome, now)
-        });
+        let (Some(open), Some(sink)) = (open, &self.told.sink) else { return };
+        let (fence, now) = (self.lease.fence, self.now());
+        let spans = self.told.step_spans(fence, self.former, step, open, outcome, now);
+        sink.write(self.kept.add(spans, Some(now)));
     }
 
     /// A call of the database for this lease has ended just now.
@@ -464,15 +474,23 @@ impl Term {
     }
 
     /// The lease is about to be renewed; to be handed to [`Self::renewed`].
-    pub fn renewing(&self) -> u64 {
+    pub fn renewing(&self) -> SoFar {
         self.kept.so_far()
     }
 
     /// The lease was renewed: what there was to tell before that is sent.
-    pub fn renewed(&self, so_far: u64) {
+    pub fn renewed(&self, so_far: SoFar) {
         if let Some(sink) = &self.told.sink {
+            let told_ms = u64::try_from(so_far.until.as_millis()).unwrap_or(u64::MAX);
+            self.told_ms.fetch_max(told_ms, Ordering::Relaxed);
             sink.write(self.kept.take(so_far));
         }
+    }
+
+    /// If its end will be told of with [`Self::ended`]: what ended by then has been told already, in
+    /// milliseconds since 1970.
+    pub fn told_ms(&self) -> Option<u64> {
+        self.told.sink.as_ref().map(|_| self.told_ms.load(Ordering::Relaxed))
     }
 
     /// A renewal that went as it should is counted, not told.
@@ -480,17 +498,22 @@ impl Term {
         self.renewals.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The end of the execution is recorded, and with it of the lease.
-    pub fn ended(&self, state: ExecutionState) {
+    /// The end of the execution is recorded, and with it of the lease. `gone` is called once that has been
+    /// told, if the store has been said that it will be ([`Self::told_ms`]).
+    pub fn ended(&self, state: ExecutionState, gone: Option<Gone>) {
         self.close(AttemptOutcome::Cancelled);
-        let error = (state == ExecutionState::Failed).then_some("step_failed");
+        let (result, error) = run_result(state);
         self.write(|| {
             let end = self.now();
-            let run = self.told.run_span(self.began, end, pipeline_result(state), error);
+            let run = self.told.run_span(self.began, end, result, error);
             let wait = self.told.wait_span(&self.origin, Some(self.started));
             [run, self.hold_span("released", end)].into_iter().chain(wait).collect()
         });
-        self.send();
+        match (&self.told.sink, gone) {
+            (Some(sink), Some(gone)) => sink.write_last(self.kept.take(self.kept.so_far()), gone),
+            (Some(_), None) => self.send(),
+            (None, _) => {}
+        }
     }
 
     /// The execution is handed back.
@@ -531,7 +554,7 @@ impl Term {
 
     fn write(&self, spans: impl FnOnce() -> Vec<Span>) {
         if let Some(sink) = &self.told.sink {
-            sink.write(self.kept.add(spans()));
+            sink.write(self.kept.add(spans(), None));
         }
     }
 

@@ -9,7 +9,7 @@ use tracing::{debug, info_span, warn};
 use super::shared::Shared;
 use crate::{
     domain::{deferral::Deferral, id::ExecutionId, trace::Trace},
-    ports::executions::Former,
+    ports::traced::Former,
 };
 
 /// What became of one.

@@ -37,6 +37,7 @@ mod steer;
 mod survey;
 mod takeover;
 mod unadmitted;
+mod untold;
 pub mod world;
 pub mod writes;
 
@@ -317,6 +318,12 @@ macro_rules! of_workers {
                 what_no_worker_learns_to_run_is_failed
                 what_cannot_be_read_any_more_is_failed_with_the_reason
                 one_that_is_not_admitted_does_not_hurt_the_others
+            }
+            untold {
+                an_end_that_is_told_has_a_tombstone_like_any_other
+                an_end_that_nobody_tells_of_goes_to_one_other_and_to_the_next
+                an_end_that_is_being_told_is_left_to_whoever_tells_it
+                what_is_run_again_is_not_hindered_by_an_untold_end
             }
         }
     };

@@ -13,6 +13,7 @@ mod spans;
 mod statements;
 mod tree;
 mod trees;
+mod untold;
 
 use std::{path::Path, process::Command};
 

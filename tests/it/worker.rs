@@ -23,9 +23,10 @@ use orchestrator_worker::{
     ports::{
         control::{About, Control, Start, Submission},
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Named, Queue, Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
         },
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
     worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
 };
@@ -120,6 +121,19 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
 
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.store.remains(of).await
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        self.store.note_told(owner, ends, telling).await
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        self.store.take_untold(owner, limit).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

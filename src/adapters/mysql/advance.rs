@@ -20,7 +20,6 @@ use crate::{
     adapters::{lane::Lanes, texts},
     domain::{
         execution::{AttemptOutcome, ExecutionState},
-        id::FINISHED,
         lease::Lease,
         plan::Finish,
     },
@@ -157,8 +156,8 @@ impl Work for Together {
                 return Ok(false);
             }
         }
-        for (lease, _) in ending() {
-            locks::mark(session, lease, FINISHED).await?;
+        for advance in self.advances.iter().filter(|it| it.finish.is_some()) {
+            locks::mark(session, &advance.lease, advance.mark()).await?;
         }
         locks::free_templates(session, ending().map(|(lease, _)| lease)).await?;
         if !steps::write(session, self.advances.iter().flat_map(writes).collect()).await?
@@ -202,7 +201,7 @@ impl Work for Alone {
                     return Ok(None);
                 }
             }
-            locks::mark(session, lease, FINISHED).await?;
+            locks::mark(session, lease, advance.mark()).await?;
             locks::free_templates(session, [lease].into_iter()).await?;
         }
         let ending = advance.finish.as_ref().filter(|_| cancelled.is_none()).map(|_| lease);

@@ -12,8 +12,8 @@ use crate::{
     adapters::texts,
     domain::{
         execution::AttemptOutcome,
-        id::{ExecutionId, FINISHED, Fence, PlanHash},
-        lease::Lease,
+        id::{ExecutionId, Fence, PlanHash},
+        lease::{Lease, Mark},
     },
 };
 
@@ -39,7 +39,7 @@ pub(super) async fn refuse(
     if session.matched(update).await? != 1 {
         return Err(unexpected(&lease.execution, "refused"));
     }
-    locks::mark(session, lease, FINISHED).await?;
+    locks::mark(session, lease, Mark::Finished).await?;
     close_steps(session, &lease.execution, lease.fence, reason).await
 }
 

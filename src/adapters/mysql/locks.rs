@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{
     id::{Beat, Fence, LockKey, Owner, RELEASED, TemplateId},
-    lease::Lease,
+    lease::{Lease, Mark},
     recovery::{Held, LockSeen},
 };
 
@@ -123,19 +123,17 @@ pub(super) async fn clear_seen(
     Ok(())
 }
 
-/// Puts a mark in the owner's place for a minute, so that nobody takes a row that is just gone for
-/// one that was never there. A row that is missing, or another's by now, is left alone.
-pub(super) async fn mark(
-    session: &mut Session,
-    lease: &Lease,
-    mark: &'static str,
-) -> Result<(), Fault> {
+/// Puts a mark in the owner's place for a while. A row that is missing, or another's by now, is left
+/// alone.
+pub(super) async fn mark(session: &mut Session, lease: &Lease, mark: Mark) -> Result<(), Fault> {
     let update = fixed(
-        "UPDATE distributed_locks SET owner=?, expires_at=NOW(3)+INTERVAL 60 SECOND, \
-         updated_at=NOW(3) WHERE lock_key=? AND owner=? AND ow_fence=?",
+        "UPDATE distributed_locks SET owner=?, ow_beat=COALESCE(?, ow_beat), \
+         expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3) \
+         WHERE lock_key=? AND owner=? AND ow_fence=?",
     );
+    let update = update.bind(mark.word(&lease.owner)).bind(mark.told_ms());
     let key = LockKey::of_execution(&lease.execution);
-    let update = update.bind(mark).bind(key.as_str()).bind(lease.owner.as_str());
+    let update = update.bind(micros(mark.stands())).bind(key.as_str()).bind(lease.owner.as_str());
     session.matched(update.bind(lease.fence.0)).await?;
     Ok(())
 }

@@ -17,8 +17,8 @@ use crate::{
     adapters::lane::Lanes,
     domain::{
         execution::AttemptOutcome,
-        id::{FINISHED, RELEASED},
-        lease::Lease,
+        id::RELEASED,
+        lease::{Lease, Mark},
     },
     ports::executions::{AdvanceError, Advanced, HandBack},
 };
@@ -72,8 +72,8 @@ impl Work for HandBackWork {
         }
         for (_, lease, fate) in &fates {
             match fate {
-                Fate::Released => locks::mark(session, lease, RELEASED).await?,
-                Fate::Cancelled(_) => locks::mark(session, lease, FINISHED).await?,
+                Fate::Released => locks::mark(session, lease, Mark::Released).await?,
+                Fate::Cancelled(_) => locks::mark(session, lease, Mark::Finished).await?,
                 Fate::Fenced => {}
             }
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     adapters::lane::Lanes,
     domain::execution::AttemptOutcome,
-    ports::executions::{Former, LeftAttempt, Remains as Answer},
+    ports::traced::{Former, LeftAttempt, Remains as Answer},
 };
 
 pub(super) async fn remains(lanes: &Lanes<Entrance>, of: &[Former]) -> Result<Vec<Answer>, Fault> {
@@ -45,10 +45,11 @@ async fn of_one(session: &mut Session, former: &Former) -> Result<Option<Answer>
     let execution = &former.execution;
     let ask = made(format!(
         "SELECT {}, {}, \
-         (SELECT name FROM workflow_templates t WHERE t.id=workflow_executions.template_id), {} \
+         (SELECT name FROM workflow_templates t WHERE t.id=workflow_executions.template_id), {}, {} \
          FROM workflow_executions WHERE id=?",
         rows::status("status"),
         rows::unix("NOW(3)"),
+        rows::unix("finished_at"),
         admit::select_origin()
     ));
     let Some(row) = session.row(ask.bind(execution.as_str())).await? else { return Ok(None) };
@@ -57,7 +58,8 @@ async fn of_one(session: &mut Session, former: &Former) -> Result<Option<Answer>
         state: rows::name(&row, 0)?,
         now_ms: rows::number(&row, 1)?.unwrap_or_default(),
         workflow: rows::name(&row, 2)?,
-        origin: admit::origin(&row, 3)?,
+        ended_ms: rows::number(&row, 3)?,
+        origin: admit::origin(&row, 4)?,
         attempts: attempts(session, former).await?,
     }))
 }

@@ -26,8 +26,8 @@ use super::{
 use crate::{
     adapters::lane::Lanes,
     domain::{
-        id::{Beat, ExecutionId, FINISHED, Fence, LockKey, Owner, RELEASED},
-        lease::{Holding, Lease, Renewal},
+        id::{Beat, ExecutionId, Fence, LockKey, Owner},
+        lease::{Holding, Lease, Mark, Renewal},
     },
 };
 
@@ -156,7 +156,7 @@ fn by_lock_row(
         }
         (owner, _) if is_under_ours && owner == lease.owner.as_str() => standing,
         // Our own mark: the execution was let go of after its row was read.
-        (FINISHED | RELEASED, _) if is_under_ours => Renewal::Ended,
+        (mark, _) if is_under_ours && Mark::is_in(mark) => Renewal::Ended,
         _ => Renewal::Lost,
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     domain::{
         execution::AttemptOutcome,
         id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED, TemplateId},
-        lease::Lease,
+        lease::{Lease, Mark},
         recovery::{Held, TakeOver, poisoned},
         trace::Origin,
     },
@@ -292,5 +292,5 @@ async fn leave_released(session: &mut Session, lease: &Lease) -> Result<(), Faul
     if session.matched(update.bind(lease.nonce.as_str())).await? != 1 {
         return Err(ending::unexpected(&lease.execution, "released"));
     }
-    locks::mark(session, lease, RELEASED).await
+    locks::mark(session, lease, Mark::Released).await
 }

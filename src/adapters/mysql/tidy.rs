@@ -22,12 +22,10 @@ use crate::{
         deferral::Deferral,
         execution::AttemptOutcome,
         id::{Beat, ExecutionId, FINISHED, Fence, LockKey, TemplateId},
+        lease::Mark,
         recovery::{Held, TakeOver},
     },
 };
-
-/// How long a tombstone stands.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Ends what remains of cancelled executions, one transaction each: they are few. One that cannot be
 /// ended now is left alone for a while. Adds those that are.
@@ -112,7 +110,7 @@ async fn bury_locks(
 ) -> Result<bool, Fault> {
     let key = LockKey::of_execution(&one.seen.execution);
     locks::clear_seen(session, &key, one.dead_lock()).await?;
-    let stone = Taking { owner: FINISHED, fence, ttl: LINGER, beat: Beat(0) };
+    let stone = Taking { owner: FINISHED, fence, ttl: Mark::LINGERS, beat: Beat(0) };
     if !locks::insert(session, &key, &stone).await? {
         return Ok(false);
     }

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use super::{cancelled, errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
     adapters::texts,
-    domain::{execution::ExecutionState, id::FINISHED, lease::Lease, plan::Finish},
+    domain::{execution::ExecutionState, lease::Lease, plan::Finish},
     ports::executions::{Advance, AdvanceError, Advanced},
 };
 
@@ -75,9 +75,9 @@ async fn apply(moment: &mut Moment<'_>, advance: &Advance) -> Result<Advanced, R
         }
     }
     if advanced == Advanced::Cancelled {
-        cancelled::close(moment, lease).await?;
+        cancelled::close(moment, lease, advance.mark()).await?;
     } else if advance.finish.is_some() {
-        locks::mark(moment.on(), &now, lease, FINISHED).await?;
+        locks::mark(moment.on(), &now, lease, advance.mark()).await?;
     }
     Ok(advanced)
 }

@@ -6,7 +6,7 @@
 
 use super::{
     errors::Failure,
-    locks::{self, LINGER, Taking},
+    locks::{self, Taking},
     rows::{Cells, signed},
     session::Moment,
     steps,
@@ -14,7 +14,7 @@ use super::{
 use crate::domain::{
     execution::AttemptOutcome,
     id::{Beat, FINISHED, LockKey, TemplateId},
-    lease::Lease,
+    lease::{Lease, Mark},
     recovery::TakeOver,
 };
 
@@ -45,9 +45,13 @@ pub(super) async fn let_go(moment: &mut Moment<'_>, lease: &Lease) -> Result<boo
 }
 
 /// Ends what is still open.
-pub(super) async fn close(moment: &mut Moment<'_>, lease: &Lease) -> Result<(), Failure> {
+pub(super) async fn close(
+    moment: &mut Moment<'_>,
+    lease: &Lease,
+    mark: Mark,
+) -> Result<(), Failure> {
     let (now, id) = (moment.now.clone(), &lease.execution);
-    locks::mark(moment.on(), &now, lease, FINISHED).await?;
+    locks::mark(moment.on(), &now, lease, mark).await?;
     steps::close(moment.on(), &now, id, lease.fence.0, CANCELLED).await?;
     steps::close_attempts(moment.on(), &now, id, AttemptOutcome::Cancelled, None).await
 }
@@ -102,7 +106,7 @@ async fn template_as_seen(
 async fn bury_lock(moment: &mut Moment<'_>, take_over: &TakeOver) -> Result<bool, Failure> {
     let (now, seen) = (moment.now.clone(), &take_over.seen);
     locks::clear_as_seen(moment.on(), &now, [take_over]).await?;
-    let stone = Taking { owner: FINISHED, fence: seen.fence.0, ttl: LINGER, beat: Beat(0) };
+    let stone = Taking { owner: FINISHED, fence: seen.fence.0, ttl: Mark::LINGERS, beat: Beat(0) };
     let key = LockKey::of_execution(&seen.execution);
     Ok(!locks::insert(moment.on(), &now, &stone, &[key]).await?.is_empty())
 }

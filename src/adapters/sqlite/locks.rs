@@ -15,12 +15,9 @@ use super::{
 };
 use crate::domain::{
     id::{Beat, ExecutionId, LockKey, RELEASED, TemplateId},
-    lease::Lease,
+    lease::{Lease, Mark},
     recovery::{Held, TakeOver},
 };
-
-/// How long a tombstone or a released row stays.
-pub(super) const LINGER: Duration = Duration::from_secs(60);
 
 /// Templates that somebody has locked, and those of executions that were handed back: they go on
 /// before another begins, or they would wait for as long as others keep coming.
@@ -162,26 +159,27 @@ pub(super) async fn insert(
     rows.iter().map(|row| Ok(row.word("lock_key")?.into())).collect()
 }
 
-/// Leaves a mark in place of the owner, so that nobody takes the execution for one that has no
-/// owner: `~finished` on what has ended, `~released` on what was handed back. The lock of its template,
-/// if that is held with it, is free at once.
+/// Leaves a mark in place of the owner for a while, so that nobody takes the execution for one that has
+/// no owner. The lock of its template, if that is held with it, is free at once.
 pub(super) async fn mark(
     connection: &mut SqliteConnection,
     now: &str,
     lease: &Lease,
-    mark: &'static str,
+    mark: Mark,
 ) -> Result<(), Failure> {
     sqlx::query(
         "UPDATE distributed_locks
-            SET owner=?2, expires_at=strftime('%Y-%m-%d %H:%M:%f', ?3, ?4), updated_at=?3
+            SET owner=?2, expires_at=strftime('%Y-%m-%d %H:%M:%f', ?3, ?4), updated_at=?3,
+                ow_beat=COALESCE(?7, ow_beat)
           WHERE lock_key=?1 AND owner=?5 AND ow_fence=?6",
     )
     .bind(LockKey::of_execution(&lease.execution).as_str())
-    .bind(mark)
+    .bind(mark.word(&lease.owner))
     .bind(now)
-    .bind(later(LINGER))
+    .bind(later(mark.stands()))
     .bind(lease.owner.as_str())
     .bind(signed(lease.fence.0))
+    .bind(mark.told_ms().map(signed))
     .execute(&mut *connection)
     .await?;
     let template = lease.template.as_ref().map(LockKey::of_template);

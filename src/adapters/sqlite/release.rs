@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::{cancelled, errors::Failure, locks, rows::signed, session::Moment, steps};
 use crate::{
-    domain::{execution::AttemptOutcome, id::RELEASED},
+    domain::{execution::AttemptOutcome, id::RELEASED, lease::Mark},
     ports::executions::{AdvanceError, Advanced, HandBack},
 };
 
@@ -32,12 +32,12 @@ pub(super) async fn hand_back(
         .await?
         .rows_affected();
         answers.push(if matched == 1 {
-            locks::mark(moment.on(), &now, lease, RELEASED).await?;
+            locks::mark(moment.on(), &now, lease, Mark::Released).await?;
             let drained = AttemptOutcome::Drained;
             steps::close_attempts(moment.on(), &now, &lease.execution, drained, None).await?;
             Ok(Advanced::Recorded)
         } else if cancelled::let_go(&mut moment, lease).await? {
-            cancelled::close(&mut moment, lease).await?;
+            cancelled::close(&mut moment, lease, Mark::Finished).await?;
             Ok(Advanced::Cancelled)
         } else {
             Err(AdvanceError::Fenced)

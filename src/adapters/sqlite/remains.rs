@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::execution::AttemptOutcome,
-    ports::executions::{Former, LeftAttempt, Remains},
+    ports::traced::{Former, LeftAttempt, Remains},
 };
 
 pub(super) async fn remains(
@@ -33,6 +33,7 @@ async fn of_one(
     let execution = &former.execution;
     let sql = format!(
         "SELECT status, {ORIGIN}, CAST(unixepoch('subsec')*1000 AS INTEGER) AS now_ms,
+                CAST(unixepoch(finished_at,'subsec')*1000 AS INTEGER) AS ended_ms,
                 (SELECT name FROM workflow_templates t WHERE t.id=template_id) AS workflow
            FROM workflow_executions WHERE id=?1"
     );
@@ -47,6 +48,7 @@ async fn of_one(
         origin: origin(&row)?,
         workflow: row.word("workflow")?,
         now_ms: row.number("now_ms")?.unwrap_or_default(),
+        ended_ms: row.number("ended_ms")?,
         attempts: attempts(connection, former).await?,
     }))
 }

@@ -25,9 +25,9 @@ use crate::{
     domain::{
         deferral::Deferral,
         execution::AttemptOutcome,
-        id::{ExecutionId, FINISHED, Fence, LockKey, Nonce, PlanHash, RELEASED},
+        id::{ExecutionId, Fence, LockKey, Nonce, PlanHash, RELEASED},
         intake::Admitted,
-        lease::Lease,
+        lease::{Lease, Mark},
         recovery::TakeOver,
         workflow::Workflow,
     },
@@ -253,7 +253,7 @@ impl<'a> Taking<'a> {
                 .execute(moment.on())
                 .await?;
             self.shared.leave_alone(&candidate.execution, backoff);
-            locks::mark(moment.on(), &now, &self.lease(candidate), RELEASED).await
+            locks::mark(moment.on(), &now, &self.lease(candidate), Mark::Released).await
         }
     }
 
@@ -280,7 +280,7 @@ impl<'a> Taking<'a> {
         .await?;
         steps::close(moment.on(), &now, execution, self.fence, reason).await?;
         self.shared.settle(execution);
-        locks::mark(moment.on(), &now, &self.lease(candidate), FINISHED).await
+        locks::mark(moment.on(), &now, &self.lease(candidate), Mark::Finished).await
     }
 
     /// The first steps' starts, committed with the claim.

@@ -1,12 +1,12 @@
-//! Spans that nobody else can write any more: of a lease whose owner is dead, and of executions that
-//! a claim or a takeover has ended by itself.
+//! Spans that nobody else can write any more: of a lease whose owner is dead, of executions that a claim
+//! or a takeover has ended by itself, and of ends that nobody has told of.
 //!
 //! **Invariant:** of a lease only what its owner cannot have told: the lease, the steps that it did not
 //! end or only after its last renewal, and their attempts.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Held, Open, Told, Tracing, Tried, millis, words};
+use super::{Held, Open, Told, Tracing, Tried, millis, run_result, words};
 use crate::{
     domain::{
         execution::{AttemptOutcome, ExecutionState},
@@ -15,8 +15,9 @@ use crate::{
         step::Step,
     },
     ports::{
-        executions::{Claim, Former, LeftAttempt, Remains},
-        spans::Span,
+        executions::Claim,
+        spans::{Gone, Span},
+        traced::{Former, LeftAttempt, Remains, TracedEnd, Untold},
     },
 };
 
@@ -37,7 +38,8 @@ pub struct Past {
 struct Dead {
     fence: Fence,
     owner: String,
-    cause: Cause,
+    /// `None`: it ended with the execution.
+    cause: Option<Cause>,
     expires_ms: Option<i64>,
     /// Its last renewal: without one nobody knows what it had told, and most it has.
     told_ms: i64,
@@ -66,7 +68,7 @@ impl Past {
             (Holder::Owner(owner), cause) => Some(Dead {
                 fence: seen.fence,
                 owner: owner.clone(),
-                cause,
+                cause: Some(cause),
                 expires_ms: lock.map(|lock| lock.expires_ms),
                 told_ms: lock.map_or(i64::MAX, |lock| lock.renewed_ms()),
             }),
@@ -78,6 +80,20 @@ impl Past {
     /// Taken from its owner and ended.
     pub fn ended(take_over: &TakeOver) -> Self {
         Self { ends: true, ..Self::left(take_over) }
+    }
+
+    /// Ended by its holder, who has not told of that.
+    pub fn untold(untold: Untold) -> Self {
+        let Untold { end, owner, told_ms } = untold;
+        let told_ms = i64::try_from(told_ms).unwrap_or(i64::MAX);
+        let dead = Dead { fence: end.fence, owner, cause: None, expires_ms: None, told_ms };
+        Self { execution: end.execution, dead: Some(dead), ends: true, steps: HashMap::new() }
+    }
+
+    /// Whether the store has to be told when it is told.
+    pub fn untold_end(&self) -> Option<TracedEnd> {
+        let dead = self.dead.as_ref().filter(|dead| dead.cause.is_none())?;
+        Some(TracedEnd { execution: self.execution.clone(), fence: dead.fence })
     }
 
     /// Nothing is to be told.
@@ -94,22 +110,34 @@ impl Past {
         }
     }
 
-    /// Tells of it.
-    pub fn tell(&self, tracing: &Tracing, remains: &Remains, told_by: &str) {
+    /// Tells of it. `gone`: who is to be told when that has arrived.
+    pub fn tell(&self, tracing: &Tracing, remains: &Remains, told_by: &str, gone: Option<Gone>) {
         let told = Told::of(Some(tracing), &self.execution, &remains.origin, &remains.workflow);
-        let Some(sink) = told.sink.clone() else { return };
+        let Some(sink) = told.sink.clone() else {
+            gone.into_iter().for_each(|gone| gone());
+            return;
+        };
         let now = millis(remains.now_ms).unwrap_or_default();
-        let mut spans = self.end_spans(&told, remains, now);
+        let end = match self.untold_end() {
+            Some(_) => remains.ended_ms.and_then(millis).unwrap_or(now),
+            None => now,
+        };
+        let mut spans = self.end_spans(&told, remains, end);
         if let Some(dead) = &self.dead {
-            spans.extend(self.dead_spans(&told, dead, remains, now, told_by));
+            spans.extend(self.dead_spans(&told, dead, remains, end, told_by));
         }
-        sink.write(spans);
+        match gone {
+            Some(gone) => sink.write_last(spans, gone),
+            None => sink.write(spans),
+        }
     }
 
     /// `RUN` and its wait, unless somebody has it run again already.
     fn end_spans(&self, told: &Told, remains: &Remains, now: Duration) -> Vec<Span> {
+        let was_driven = self.untold_end().is_some();
         let (result, error) = match ExecutionState::parse(&remains.state) {
             Ok(ExecutionState::Cancelled) => ("cancellation", None),
+            Ok(state) if was_driven && state.is_final() => run_result(state),
             Ok(ExecutionState::Failed) if self.dead.is_some() => ("error", Some("given_up")),
             Ok(ExecutionState::Failed) => ("error", Some("refused")),
             Ok(_) | Err(_) => return Vec::new(),
@@ -136,17 +164,22 @@ impl Past {
         // A fence is the time of its claim, unless somebody has turned a clock back.
         let created = remains.origin.created_ms.and_then(millis).unwrap_or_default();
         let start = Duration::from_micros(dead.fence.0).clamp(created.min(now), now);
-        let expired =
-            dead.expires_ms.and_then(millis).filter(|_| dead.cause == Cause::LeaseExpired);
+        let has_expired = dead.cause == Some(Cause::LeaseExpired);
+        let expired = dead.expires_ms.and_then(millis).filter(|_| has_expired);
         let end = expired.unwrap_or(now).clamp(start, now);
+        let outcome = match dead.cause {
+            None => "released",
+            Some(Cause::LeaseExpired) => "expired",
+            Some(_) => "lost",
+        };
         let mut spans = vec![told.hold_span(Held {
             owner: dead.owner.as_str().into(),
             fence: dead.fence,
             former: None,
             start,
             end,
-            outcome: if dead.cause == Cause::LeaseExpired { "expired" } else { "lost" },
-            error: Some(dead.cause.as_str()),
+            outcome,
+            error: dead.cause.map(Cause::as_str),
             further: vec![("orchestrator.told_by", Arc::<str>::from(told_by).into())],
         })];
         let mut steps: HashMap<&StepExecutionId, Vec<&LeftAttempt>> = HashMap::new();

@@ -10,8 +10,11 @@ use orchestrator_worker::{
         lease::Renewal,
         recovery::{Cause, Held, TakeOver},
     },
-    ports::executions::{
-        Advance, AdvanceError, Advanced, Batch, Claim, ClaimKind, ExecutionStore, Former, StepEnd,
+    ports::{
+        executions::{
+            Advance, AdvanceError, Advanced, Batch, Claim, ClaimKind, ExecutionStore, StepEnd,
+        },
+        traced::Former,
     },
 };
 use tokio::task::JoinSet;

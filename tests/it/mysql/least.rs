@@ -15,7 +15,7 @@ use orchestrator_worker::{
         eligibility::Eligibility,
         execution::ExecutionState,
         explain::Facts,
-        id::{Beat, ExecutionId, StepExecutionId},
+        id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, Renewal},
         lock_table::LockTable,
         recovery::{Held, TakeOver},
@@ -27,10 +27,11 @@ use orchestrator_worker::{
             Pausable, PauseChange, Paused, Submission, Submitted, WorkerRow,
         },
         executions::{
-            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, Former, HandBack,
-            Named, Queue, Remains, StoreError,
+            Advance, AdvanceError, Advanced, Batch, Claimant, ExecutionStore, HandBack, Named,
+            Queue, StoreError,
         },
         rows::RowStore,
+        traced::{Former, Remains, Telling, TracedEnd, Untold},
     },
 };
 use secrecy::SecretString;
@@ -193,6 +194,19 @@ impl ExecutionStore for Divided {
 
     async fn remains(&self, of: &[Former]) -> Result<Vec<Remains>, StoreError> {
         self.worker().await.remains(of).await
+    }
+
+    async fn note_told(
+        &self,
+        owner: &Owner,
+        ends: &[TracedEnd],
+        telling: Telling,
+    ) -> Result<(), StoreError> {
+        self.worker().await.note_told(owner, ends, telling).await
+    }
+
+    async fn take_untold(&self, owner: &Owner, limit: u32) -> Result<Vec<Untold>, StoreError> {
+        self.worker().await.take_untold(owner, limit).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {

@@ -121,13 +121,16 @@ pub fn all_of_jaeger(answer: &Value) -> Vec<Kept> {
     kept.collect()
 }
 
+/// What is wrong with a trace that was told twice.
+pub const TWICE: &str = "an id stands twice";
+
 /// Checks the spans of one trace and draws them, each below the one that it belongs to, in the order
 /// of their beginnings, steps by their names; calls of the database are left out. `callers`: spans of others.
 pub fn draw(spans: &[Kept], callers: &[&str]) -> Result<String, String> {
     let mut by_id = BTreeMap::new();
     for span in spans {
         if by_id.insert(span.id.as_str(), span).is_some() {
-            return Err(format!("an id stands twice: {span:#?}"));
+            return Err(format!("{TWICE}: {span:#?}"));
         }
         if span.end < span.start {
             return Err(format!("it ends before it begins: {span:#?}"));

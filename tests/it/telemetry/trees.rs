@@ -22,16 +22,17 @@ use crate::{
 /// Makes a test of each story with each store and each keeper of spans.
 macro_rules! on_all {
     ($($story:ident)*) => {
-        crate::stores::tests! { on_sqlite_file, super::Own<crate::contract::sqlite::File>; $($story)* }
+        crate::stores::tests! { on_sqlite_file, crate::telemetry::trees::Own<crate::contract::sqlite::File>; $($story)* }
         crate::stores::tests! {
-            on_mysql, super::Own<crate::mysql::Database<crate::mysql::MySql>>; $($story)*
+            on_mysql, crate::telemetry::trees::Own<crate::mysql::Database<crate::mysql::MySql>>; $($story)*
         }
         crate::stores::tests! {
-            on_mariadb, super::Own<crate::mysql::Database<crate::mysql::MariaDb>>; $($story)*
+            on_mariadb, crate::telemetry::trees::Own<crate::mysql::Database<crate::mysql::MariaDb>>; $($story)*
         }
-        crate::stores::tests! { on_jaeger, super::InJaeger; $($story)* }
+        crate::stores::tests! { on_jaeger, crate::telemetry::trees::InJaeger; $($story)* }
     };
 }
+pub(super) use on_all;
 
 /// What a story is played on.
 pub trait Stage: Send + Sync + 'static {
