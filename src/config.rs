@@ -67,6 +67,8 @@ pub struct Config {
     pub pod: Option<PodTerms>,
     /// Labels of the pods whose ends are watched.
     pub dead_owner_watch: Option<String>,
+    /// Name of the pod that is marked as busy while this worker is.
+    pub busy_marks: Option<String>,
     pub log: Log,
     pub otlp: Otlp,
     /// How many traces an execution has.
@@ -218,6 +220,7 @@ impl Config {
             http: http::http(settings, origins, around)?,
             admin: check::admin(settings, origins, around.in_pod())?,
             pod: check::pod(settings, origins)?,
+            busy_marks: check::busy_marks(settings, origins, around)?,
             dead_owner_watch: settings.pod.dead_owner_watch.clone().filter(|it| !it.is_empty()),
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,

@@ -20,6 +20,7 @@ pub mod key;
 pub mod lease;
 pub mod lock;
 pub mod lock_table;
+pub mod marks;
 pub mod plan;
 pub mod pod;
 pub mod recovery;

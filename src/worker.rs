@@ -27,7 +27,7 @@ mod watcher;
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc::Receiver,
+    sync::{mpsc::Receiver, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -53,8 +53,8 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        death::Death, eligibility::Eligibility, id::Owner, lease::LeaseTerms, pod::PodProcess,
-        retention::Retention, retry::Backoff,
+        death::Death, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
+        pod::PodProcess, retention::Retention, retry::Backoff,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
@@ -111,6 +111,7 @@ pub struct Worker {
     tracing: Option<Tracing>,
     is_watched: bool,
     deaths: Option<Receiver<Death>>,
+    load: watch::Sender<Load>,
 }
 
 impl Worker {
@@ -132,6 +133,7 @@ impl Worker {
             tracing: None,
             is_watched: true,
             deaths: None,
+            load: watch::Sender::default(),
         }
     }
 
@@ -154,6 +156,12 @@ impl Worker {
         Self { deaths, ..self }
     }
 
+    /// Tells there what it has under way: at once when its first run begins, its last one ends, or it drains.
+    #[must_use]
+    pub fn telling(self, load: watch::Sender<Load>) -> Self {
+        Self { load, ..self }
+    }
+
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
     /// holds is handed back as in a drain.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<Summary, WorkError> {
@@ -165,8 +173,7 @@ impl Worker {
         watchers.spawn(watcher::watch(shared.clone(), deaths));
         watchers.spawn(reaper::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
-
-        watchers.spawn(tell_of_drain(shared.clone()));
+        watchers.spawn(follow_drain(shared.clone()));
         if shared.is_traced() {
             watchers.spawn(teller::watch(shared.clone()));
         }
@@ -178,6 +185,8 @@ impl Worker {
         };
         let worked = work_while_whole(&shared, &mut running.services, &mut watchers, work).await;
         drain.begin();
+        // Whoever would tell of it may be ended before he has.
+        shared.tell_of_drain();
         // What they are taking over must not be lost; only when told to end now it is left to others.
         tokio::select! {
             biased;
@@ -276,10 +285,9 @@ async fn work_while_whole<T>(
 }
 
 /// Says that no more is claimed as soon as that is so, even while the last claim is under way.
-async fn tell_of_drain(shared: Arc<Shared>) {
+async fn follow_drain(shared: Arc<Shared>) {
     shared.tools.drain.draining.cancelled().await;
-    shared.health.set_draining();
-    shared.instruments.draining.set(1);
+    shared.tell_of_drain();
 }
 
 async fn announce(shared: &Shared) {

@@ -289,6 +289,7 @@ NOT_IN_THE_CHART = {
     "pod.pre_stop",
     "pod.disruption_budget",
     "pod.dead_owner_watch",
+    "pod.busy_marks",
 }
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}

@@ -1,25 +1,17 @@
-//! The Kubernetes API, as a pod of the chart uses it: it tells of other workers' pods that have ended.
+//! The Kubernetes API, as a pod of the chart uses it: it tells of other workers' pods that have ended, and is
+//! told whether this one is at work.
 //!
 //! **Invariant:** nothing waits for it. An API server that is away, slow or refuses costs what it would
-//! have told and nothing else; an object of it goes no further than this file.
+//! have told and nothing else; an object of it goes no further than this adapter.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+mod deaths;
+mod marks;
 
-use futures_util::TryStreamExt;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::{
-    Api, Client, Config,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use tokio::sync::mpsc::Sender;
+use std::{fmt::Display, sync::Arc, time::Duration};
 
-use crate::{
-    domain::death::{ContainerSeen, Death, PodSeen, death},
-    instruments::{ByFeature, Instruments},
-};
+use kube::{Client, Config};
+
+use crate::instruments::{ByFeature, Instruments};
 
 /// For each answer that is no watch.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +36,11 @@ pub enum KubeError {
 impl Kube {
     /// With what a pod is given; asks for nothing. Needs a tokio runtime.
     pub fn in_pod(instruments: Arc<Instruments>) -> Result<Self, KubeError> {
-        let mut config = Config::incluster()?;
+        Self::new(Config::incluster()?, instruments)
+    }
+
+    /// As [`Kube::in_pod`], with the server, the namespace and the rights of this configuration.
+    pub fn new(mut config: Config, instruments: Arc<Instruments>) -> Result<Self, KubeError> {
         config.connect_timeout = Some(TIMEOUT);
         config.write_timeout = Some(TIMEOUT);
         // Of a watch too, between two words of the server.
@@ -52,32 +48,6 @@ impl Kube {
         // It would hold a call for minutes.
         config.default_retry = false;
         Ok(Self { client: Client::try_from(config)?, instruments })
-    }
-
-    /// Tells of every pod of this namespace with these labels that ends, for as long as somebody listens.
-    /// One that had ended before is told of again after each gap.
-    pub async fn watch_deaths(self, labels: &str, deaths: Sender<Death>) {
-        let pods: Api<Pod> = Api::default_namespaced(self.client);
-        let seconds = u32::try_from(WATCH.as_secs()).expect("it is short");
-        let watched = watcher::Config::default().labels(labels).timeout(seconds);
-        let mut events = pin!(watcher(pods, watched).default_backoff());
-        let mut state = State::new("dead_owner_watch", self.instruments);
-        loop {
-            match events.try_next().await {
-                Ok(Some(Event::Init)) => {}
-                Ok(Some(Event::InitDone)) => state.answered(),
-                Ok(Some(Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod))) => {
-                    state.answered();
-                    let Some(death) = death(&seen(&pod)) else { continue };
-                    if deaths.send(death).await.is_err() {
-                        return;
-                    }
-                }
-                // The stream has no end.
-                Ok(None) => return,
-                Err(error) => state.failed(&error),
-            }
-        }
     }
 }
 
@@ -121,9 +91,9 @@ impl State {
     }
 
     /// An outage passes, and leaves the gauge alone; for a refusal somebody has to mend something.
-    fn failed(&mut self, error: &watcher::Error) {
+    fn failed(&mut self, error: &impl Display, is_refusal: bool) {
         let feature = self.feature;
-        if is_refusal(error) && self.said != Said::Refused {
+        if is_refusal && self.said != Said::Refused {
             self.said = Said::Refused;
             self.set(false);
             tracing::warn!(
@@ -132,7 +102,7 @@ impl State {
                 %error,
                 "the Kubernetes API refuses what this feature needs: it is off until that is allowed"
             );
-        } else if !is_refusal(error) && matches!(self.said, Said::Nothing | Said::On) {
+        } else if !is_refusal && matches!(self.said, Said::Nothing | Said::On) {
             self.said = Said::Away;
             tracing::info!(
                 event = "kubernetes.away",
@@ -146,38 +116,8 @@ impl State {
     }
 }
 
-fn is_refusal(error: &watcher::Error) -> bool {
-    let code = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.code,
-        _ => return false,
-    };
-    // A selector that is none is refused too.
-    matches!(code, 400 | 401 | 403 | 404)
-}
-
-fn seen(pod: &Pod) -> PodSeen {
-    let status = pod.status.clone().unwrap_or_default();
-    let target = status.conditions.iter().flatten();
-    let mut target = target.filter(|it| it.type_ == "DisruptionTarget" && it.status == "True");
-    let disruption = target.find_map(|it| it.reason.clone());
-    PodSeen {
-        uid: pod.metadata.uid.clone().unwrap_or_default(),
-        is_final: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-        reason: status.reason.unwrap_or_default(),
-        disruption: disruption.unwrap_or_default(),
-        is_deleted: pod.metadata.deletion_timestamp.is_some(),
-        containers: status.container_statuses.iter().flatten().map(container).collect(),
-    }
-}
-
-fn container(status: &ContainerStatus) -> ContainerSeen {
-    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-    ended.map_or_else(ContainerSeen::default, |ended| ContainerSeen {
-        has_ended: ended.finished_at.is_some(),
-        reason: ended.reason.clone().unwrap_or_default(),
-        exit_code: ended.exit_code,
-    })
+/// Whether somebody has to mend something. A selector that is none is refused too, and so is what an
+/// admission policy does not let through.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 401 | 403 | 404 | 422))
 }

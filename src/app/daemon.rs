@@ -6,7 +6,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc::{self, Receiver},
+    sync::{
+        mpsc::{self, Receiver},
+        watch,
+    },
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -17,7 +20,7 @@ use crate::{
     adapters::kube::Kube,
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::{death::Death, intake::Supported, pod::PodProcess, retry::Backoff},
+    domain::{death::Death, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff},
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
@@ -29,7 +32,7 @@ use crate::{
 const PAUSE: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
 /// Of pods, that nobody has heard of yet.
 const DEATHS: usize = 64;
-/// Answers that the admin port has begun may take so long at the end.
+/// What the admin port has begun to answer, and the Kubernetes API, may take so long at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A process that listens and has no worker yet.
@@ -44,6 +47,7 @@ pub struct Daemon {
     probes: Arc<Probes>,
     instruments: Arc<Instruments>,
     tracing: Option<Tracing>,
+    load: watch::Sender<Load>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -84,7 +88,7 @@ impl Daemon {
         }
         health.set_started();
         let admin = admin_address;
-        Ok(Self {
+        let mut daemon = Self {
             config,
             state,
             admin,
@@ -94,9 +98,12 @@ impl Daemon {
             probes,
             instruments,
             tracing,
+            load: watch::Sender::default(),
             tasks,
             stop,
-        })
+        };
+        daemon.mark_busy();
+        Ok(daemon)
     }
 
     /// Opens the store; waits for one that only has to come up, or to be migrated. `None`: told to
@@ -168,21 +175,32 @@ impl Daemon {
         }
     }
 
+    /// Marks its pod as busy while it is, if so set. Begins before there is a worker, because the process before
+    /// this one may have left its marks; ends by itself once the worker drains.
+    fn mark_busy(&mut self) {
+        let Some(pod) = self.config.busy_marks.clone() else { return };
+        let Some(kube) = self.kube("busy_marks") else { return };
+        let load = self.load.subscribe();
+        self.tasks.spawn(async move { kube.mark(&pod, load).await });
+    }
+
+    /// The API server, for what the setting of this name under `pod` wants of it.
+    fn kube(&self, feature: &str) -> Option<Kube> {
+        let warn = |error| {
+            tracing::warn!(
+                event = "kubernetes.refused",
+                feature,
+                %error,
+                "pod.{feature} is set, and the Kubernetes API cannot be asked"
+            );
+        };
+        Kube::in_pod(self.instruments.clone()).map_err(warn).ok()
+    }
+
     /// Watches other workers' pods, if so set.
     fn watch_deaths(&mut self) -> Option<Receiver<Death>> {
         let labels = self.config.dead_owner_watch.clone()?;
-        let kube = match Kube::in_pod(self.instruments.clone()) {
-            Ok(kube) => kube,
-            Err(error) => {
-                tracing::warn!(
-                    event = "kubernetes.refused",
-                    feature = "dead_owner_watch",
-                    %error,
-                    "pod.dead_owner_watch is set, and the Kubernetes API cannot be asked"
-                );
-                return None;
-            }
-        };
+        let kube = self.kube("dead_owner_watch")?;
         let (tell, told) = mpsc::channel(DEATHS);
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -204,7 +222,8 @@ impl Daemon {
             self.health.clone(),
         )
         .traced(self.tracing.clone())
-        .told_of_deaths(self.watch_deaths());
+        .told_of_deaths(self.watch_deaths())
+        .telling(self.load.clone());
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };
@@ -212,7 +231,7 @@ impl Daemon {
         self.stop.cancel();
         let rest = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(LAST_ANSWERS, rest).await.is_err() {
-            tracing::debug!("somebody still reads from the admin port");
+            tracing::debug!("the admin port or the Kubernetes API still has somebody waiting");
         }
         Ok(summary?)
     }

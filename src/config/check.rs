@@ -238,6 +238,23 @@ pub(super) fn pod(settings: &Settings, origins: &Origins) -> Result<Option<PodTe
     Ok(Some(PodTerms { grace, pre_stop, disruption_budget: pod.disruption_budget }))
 }
 
+/// The name of the pod that is marked as busy.
+pub(super) fn busy_marks(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Option<String>, ConfigError> {
+    if !settings.pod.busy_marks {
+        return Ok(None);
+    }
+    let pod = around.var("POD_NAME").ok_or_else(|| {
+        let problem = "is true, and POD_NAME does not say which pod that is; set it from the field \
+                       metadata.name, or give false";
+        ConfigError::invalid(origins, "pod.busy_marks", problem)
+    })?;
+    Ok(Some(pod.into()))
+}
+
 pub(super) fn admin(
     settings: &Settings,
     origins: &Origins,

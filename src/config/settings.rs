@@ -150,6 +150,8 @@ level!(Pod {
     /// Labels of the workers' pods, whose ends are watched with the Kubernetes API; not at all if none are
     /// given.
     dead_owner_watch: Option<String> = None,
+    /// Say on the own pod, with the Kubernetes API, whether it is at work.
+    busy_marks: bool = false,
 });
 
 level!(Trace {

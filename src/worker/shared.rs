@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
@@ -41,6 +41,7 @@ use crate::{
         id::{ExecutionId, Fence},
         intake::Supported,
         lease::BootTime,
+        marks::Load,
         recovery::{Held, Observations, TakeOver},
     },
     instruments::{ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
@@ -95,7 +96,7 @@ pub struct Shared {
     slots: Arc<Semaphore>,
     owed: AtomicUsize,
     freed: Notify,
-    active: AtomicUsize,
+    load: watch::Sender<Load>,
     pub drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
@@ -134,7 +135,7 @@ impl Shared {
             settings,
             owed: AtomicUsize::new(0),
             freed: Notify::new(),
-            active: AtomicUsize::new(0),
+            load: worker.load.clone(),
             drivers,
             observations: Mutex::default(),
             summary: Mutex::default(),
@@ -193,7 +194,14 @@ impl Shared {
 
     /// Executions under way.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
+        self.load.borrow().runs()
+    }
+
+    /// Nothing more is claimed.
+    pub fn tell_of_drain(&self) {
+        self.health.set_draining();
+        self.instruments.draining.set(1);
+        self.load.send_if_modified(Load::drain);
     }
 
     pub async fn all_done(&self) {
@@ -295,7 +303,7 @@ impl Shared {
             let slot = slots.split(1).expect("a store returns no more claims than were asked for");
             let term = Term::begin(self.tracing.as_ref(), &claim, sent);
             let standing = self.leases.add(claim.lease.clone(), deadline, term);
-            let occupied = Occupied::new(self.clone(), standing, slot);
+            let occupied = Occupied::new(self.clone(), standing, slot, sent);
             self.drivers.spawn(drive(occupied, claim));
         }
     }
@@ -367,13 +375,19 @@ struct Occupied {
     shared: Arc<Shared>,
     standing: Arc<Standing>,
     slot: Option<OwnedSemaphorePermit>,
+    begun: BootTime,
 }
 
 impl Occupied {
-    fn new(shared: Arc<Shared>, standing: Arc<Standing>, slot: OwnedSemaphorePermit) -> Self {
-        shared.active.fetch_add(1, Ordering::AcqRel);
+    fn new(
+        shared: Arc<Shared>,
+        standing: Arc<Standing>,
+        slot: OwnedSemaphorePermit,
+        begun: BootTime,
+    ) -> Self {
+        shared.load.send_if_modified(|load| load.begin(begun));
         shared.instruments.executions_active.inc();
-        Self { shared, standing, slot: Some(slot) }
+        Self { shared, standing, slot: Some(slot), begun }
     }
 }
 
@@ -383,7 +397,7 @@ impl Drop for Occupied {
         self.shared.leases.remove(&self.standing.lease);
         self.shared.instruments.executions_active.dec();
         self.slot.take();
-        self.shared.active.fetch_sub(1, Ordering::AcqRel);
+        self.shared.load.send_if_modified(|load| load.end(self.begun));
         self.shared.freed.notify_one();
     }
 }

@@ -423,7 +423,7 @@ fn variables_for_shell_steps_are_passed_by_name_and_never_shown() {
 }
 
 #[test]
-fn in_a_pod_the_admin_port_is_open_and_a_database_must_be_named() {
+fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_be_marked() {
     let pod = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
     assert_eq!(
         refusal("", &[pod]),
@@ -439,6 +439,9 @@ fn in_a_pod_the_admin_port_is_open_and_a_database_must_be_named() {
     assert_eq!(config.http.api_server, Some(("10.0.0.1".into(), 6443)));
     let Store::MySql(mysql) = config.store else { panic!("not MySQL") };
     assert_eq!((mysql.host.as_str(), mysql.port), ("::1", 3306));
+    let marked = [pod, ("DATABASE_URL", "mysql://u@db/x"), ("POD_NAME", "worker-0")];
+    assert_eq!(load("pod: {busy_marks: true}", &marked).busy_marks.as_deref(), Some("worker-0"));
+    assert_eq!(load("", &marked).busy_marks, None);
     assert_eq!(load("admin: {listen: 'off'}", &[]).admin, None);
     assert_eq!(load("admin: {listen: 'localhost:1'}", &[]).admin, Some(address("127.0.0.1:1")));
 }

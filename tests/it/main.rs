@@ -30,6 +30,7 @@ mod keys;
 mod leased;
 mod locks;
 mod logs;
+mod marks;
 mod mysql;
 mod nemesis;
 mod on_cluster;

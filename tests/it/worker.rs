@@ -14,6 +14,7 @@ use orchestrator_worker::{
         execution::ExecutionState,
         id::{Beat, ExecutionId, Owner, StepExecutionId},
         lease::{Lease, LeaseTerms, Renewal},
+        marks::Load,
         pod::PodProcess,
         recovery::{Held, TakeOver},
         retention::Retention,
@@ -31,7 +32,7 @@ use orchestrator_worker::{
     worker::{Settings, Shutdown, Summary, WorkError, Worker, health::Health},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{timeout, timeout_at},
 };
@@ -216,6 +217,15 @@ struct Running {
 
 impl Running {
     fn start<M: Mischief>(store: &Arc<SqliteStore>, mischief: M, slots: usize) -> Self {
+        Self::start_telling(store, mischief, slots, watch::Sender::default())
+    }
+
+    fn start_telling<M: Mischief>(
+        store: &Arc<SqliteStore>,
+        mischief: M,
+        slots: usize,
+        load: watch::Sender<Load>,
+    ) -> Self {
         let seconds = Duration::from_secs;
         let settings = Settings {
             owner: Owner::try_new("w").expect("a name"),
@@ -240,7 +250,8 @@ impl Running {
             settings,
             Arc::new(Instruments::new()),
             Health::new(seconds(1)),
-        );
+        )
+        .telling(load);
         let shutdown = Shutdown::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(worker.run(shutdown.clone()));
@@ -343,4 +354,35 @@ async fn a_worker_that_loses_a_part_of_itself_goes_away_and_says_so() {
     let error = Running::start(&store, DeadlyRenewal, 1).end().await.expect_err("it is broken");
     assert!(error.to_string().contains("ended before its time"), "{error}");
     assert_eq!(states(&store, &[id]).await, ["running"], "for whoever takes it over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_tells_when_it_is_at_work_and_when_it_drains() {
+    let store = memory().await;
+    let load = watch::Sender::<Load>::default();
+    let mut told = load.subscribe();
+    let worker = Running::start_telling(&store, Honest, 4, load);
+    let ids = submit(&store, "sleep", 8).await;
+    let mut hears = async |is: fn(&Load) -> bool| {
+        let heard = timeout(CEILING, told.wait_for(is)).await.expect("it is told in time");
+        heard.expect("the worker is there").runs()
+    };
+    let runs = hears(|load| load.runs() > 0).await;
+    assert!((1..=4).contains(&runs), "{runs}");
+    succeed(&store, &ids).await;
+    hears(|load| load.runs() == 0).await;
+    worker.shutdown.drain.cancel();
+    hears(Load::is_draining).await;
+    worker.end().await.expect("it works to its end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_told_to_end_now_says_that_it_goes() {
+    let store = memory().await;
+    let load = watch::Sender::<Load>::default();
+    let told = load.subscribe();
+    let worker = Running::start_telling(&store, Honest, 1, load);
+    worker.shutdown.abort.cancel();
+    worker.end().await.expect("it works to its end");
+    assert!(told.borrow().is_draining());
 }

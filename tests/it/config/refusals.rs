@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 64] = [
+const IN_THE_FILE: [(&str, &str); 65] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -49,6 +49,10 @@ const IN_THE_FILE: [(&str, &str); 64] = [
     (
         "poll_interval: 2m",
         "poll_interval (from orchestrator-worker.yaml) is 2m; it must be between 50ms and 1m",
+    ),
+    (
+        "pod: {busy_marks: true}",
+        "pod.busy_marks (from orchestrator-worker.yaml) is true, and POD_NAME does not say which pod that is; set it from the field metadata.name, or give false",
     ),
     (
         "claim: {batch: 51}",

@@ -1,0 +1,82 @@
+//! Tells of other workers' pods that have ended.
+//!
+//! **Invariant:** whoever listens is told of every pod whose end its kubelet confirms, perhaps more than
+//! once.
+
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::{
+    Api,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio::sync::mpsc::Sender;
+
+use super::{Kube, State, WATCH, is_refusal};
+use crate::domain::death::{ContainerSeen, Death, PodSeen, death};
+
+impl Kube {
+    /// Tells of every pod of this namespace with these labels that ends, for as long as somebody listens.
+    /// One that had ended before is told of again after each gap.
+    pub async fn watch_deaths(self, labels: &str, deaths: Sender<Death>) {
+        let pods: Api<Pod> = Api::default_namespaced(self.client);
+        let seconds = u32::try_from(WATCH.as_secs()).expect("it is short");
+        let watched = watcher::Config::default().labels(labels).timeout(seconds);
+        let mut events = pin!(watcher(pods, watched).default_backoff());
+        let mut state = State::new("dead_owner_watch", self.instruments);
+        loop {
+            match events.try_next().await {
+                Ok(Some(Event::Init)) => {}
+                Ok(Some(Event::InitDone)) => state.answered(),
+                Ok(Some(Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod))) => {
+                    state.answered();
+                    let Some(death) = death(&seen(&pod)) else { continue };
+                    if deaths.send(death).await.is_err() {
+                        return;
+                    }
+                }
+                // The stream has no end.
+                Ok(None) => return,
+                Err(error) => state.failed(&error, is_refused(&error)),
+            }
+        }
+    }
+}
+
+fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => is_refusal(error),
+        watcher::Error::WatchError(status) => is_refusal(&kube::Error::Api(status.clone())),
+        watcher::Error::NoResourceVersion => false,
+    }
+}
+
+fn seen(pod: &Pod) -> PodSeen {
+    let status = pod.status.clone().unwrap_or_default();
+    let target = status.conditions.iter().flatten();
+    let mut target = target.filter(|it| it.type_ == "DisruptionTarget" && it.status == "True");
+    let disruption = target.find_map(|it| it.reason.clone());
+    PodSeen {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        is_final: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        reason: status.reason.unwrap_or_default(),
+        disruption: disruption.unwrap_or_default(),
+        is_deleted: pod.metadata.deletion_timestamp.is_some(),
+        containers: status.container_statuses.iter().flatten().map(container).collect(),
+    }
+}
+
+fn container(status: &ContainerStatus) -> ContainerSeen {
+    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    ended.map_or_else(ContainerSeen::default, |ended| ContainerSeen {
+        has_ended: ended.finished_at.is_some(),
+        reason: ended.reason.clone().unwrap_or_default(),
+        exit_code: ended.exit_code,
+    })
+}
