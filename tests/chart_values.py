@@ -235,6 +235,9 @@ CONTRADICTIONS = [
     ({"autoscaling": {"keda": {"enabled": True, "existingSecret": "k", "triggers": [{"type": "cron"}]}}},
      "autoscaling.keda.existingSecret is given, and autoscaling.keda.triggers take the place of the "
      "trigger that would use it: leave one of them out."),
+    ({"kubernetes": {"ownPodPolicy": True}},
+     "kubernetes.ownPodPolicy is for what kubernetes.busyMarks lets workers patch, and that is off: leave it "
+     "out, or turn both on."),
 ]
 
 # What the schema refuses, and what Helm says of it.

@@ -11,6 +11,7 @@ dict whose list `sentences` grows. */}}
 {{- include "orchestrator-worker.checks.variables" $given }}
 {{- include "orchestrator-worker.checks.numbers" $given }}
 {{- include "orchestrator-worker.checks.autoscaling" $given }}
+{{- include "orchestrator-worker.checks.kubernetes" $given }}
 {{- with $wrong.sentences }}
 {{- fail (printf "\n\n%s\n" (join "\n" .)) }}
 {{- end }}
@@ -206,5 +207,11 @@ dict whose list `sentences` grows. */}}
 {{- end }}
 {{- if and $keda.enabled $keda.triggers $keda.existingSecret }}
 {{- include "orchestrator-worker.wrong" (list .wrong "autoscaling.keda.existingSecret is given, and autoscaling.keda.triggers take the place of the trigger that would use it: leave one of them out.") }}
+{{- end }}
+{{- end }}
+
+{{- define "orchestrator-worker.checks.kubernetes" -}}
+{{- if and .values.kubernetes.ownPodPolicy (not .values.kubernetes.busyMarks) }}
+{{- include "orchestrator-worker.wrong" (list .wrong "kubernetes.ownPodPolicy is for what kubernetes.busyMarks lets workers patch, and that is off: leave it out, or turn both on.") }}
 {{- end }}
 {{- end }}

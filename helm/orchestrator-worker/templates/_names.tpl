@@ -46,6 +46,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 app.kubernetes.io/name={{ include "orchestrator-worker.name" . }},app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=worker
 {{- end }}
 
+{{/* Whether workers ask the Kubernetes API for anything: a text that is empty if not. */}}
+{{- define "orchestrator-worker.asksKubernetes" -}}
+{{- if or .Values.kubernetes.deadOwnerWatch .Values.kubernetes.busyMarks }}true{{ end }}
+{{- end }}
+
 {{/* Hooks run before the release's own account exists. */}}
 {{- define "orchestrator-worker.migrate.serviceAccountName" -}}
 {{- if and (eq .Values.migrations.mode "hook") .Values.serviceAccount.create -}}

@@ -13,7 +13,7 @@ doctor); the doctor sees what a worker sees. */}}
 {{/* Where a pod runs and as whom. */}}
 {{- define "orchestrator-worker.pod.settings" -}}
 {{- $values := .root.Values -}}
-automountServiceAccountToken: {{ and (eq .component "worker") $values.kubernetes.deadOwnerWatch }}
+automountServiceAccountToken: {{ and (eq .component "worker") (include "orchestrator-worker.asksKubernetes" .root | not | not) }}
 enableServiceLinks: false
 {{- with $values.imagePullSecrets }}
 imagePullSecrets:
@@ -92,6 +92,10 @@ resources:
 {{- if and (eq .component "worker") .root.Values.kubernetes.deadOwnerWatch }}
 - name: ORCHESTRATOR_WORKER__POD__DEAD_OWNER_WATCH
   value: {{ include "orchestrator-worker.workers" .root }}
+{{- end }}
+{{- if and (eq .component "worker") .root.Values.kubernetes.busyMarks }}
+- name: ORCHESTRATOR_WORKER__POD__BUSY_MARKS
+  value: "true"
 {{- end }}
 {{- end }}
 {{- with .root.Values.otlp.endpoint }}
