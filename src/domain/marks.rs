@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::lease::BootTime;
 
 /// So long after a write it is looked again whether another is due: nobody wants to know by the second.
-pub const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(30);
 /// A pod stays marked as busy for so long at least, so that one with short runs writes no mark for each;
 /// and so long after a refusal the next run, or its end, is reason enough to ask again.
-pub const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(5);
 /// What is refused is asked for again about so often.
 pub const REFUSED: Duration = Duration::from_secs(180);
 

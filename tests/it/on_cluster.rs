@@ -12,6 +12,7 @@ mod drain;
 mod kube;
 mod kubelet;
 mod life;
+mod marks;
 mod memory;
 mod rollback;
 mod stand;

@@ -1,7 +1,7 @@
 //! Writes on the pod of this process whether it is at work.
 //!
-//! **Invariant:** of one process one write at most is under way, each ends within its time, and it ends
-//! with them soon after the drain has begun, whatever the server answers.
+//! **Invariant:** one write at most is under way, each ends within its time, and all of it ends soon after the
+//! drain has begun, whatever the server answers.
 
 use std::time::Duration;
 

@@ -43,9 +43,11 @@ enum Kind {
     /// At its first attempt, and once it may, so many small processes of it run that the container's
     /// memory is used up, though none of them is as large as the worker.
     Crowded,
+    /// It ends once the gate is open.
+    Gated,
 }
 
-const SHAPES: [(&str, Shape); 7] = [
+const SHAPES: [(&str, Shape); 8] = [
     (
         "chain",
         &[
@@ -80,6 +82,7 @@ const SHAPES: [(&str, Shape); 7] = [
     ),
     (GREEDY, &[("a", &[], Kind::Greedy), ("b", &["a"], Kind::Serial)]),
     (CROWDED, &[("a", &[], Kind::Crowded)]),
+    (GATED, &[("a", &[], Kind::Gated)]),
 ];
 
 // The templates that are submitted only by name.
@@ -88,7 +91,8 @@ pub const LONG: &str = "long";
 pub const MIXED: &str = "mixed";
 pub const GREEDY: &str = "greedy";
 pub const CROWDED: &str = "crowded";
-const BY_NAME: [&str; 4] = [LONG, MIXED, GREEDY, CROWDED];
+pub const GATED: &str = "gated";
+const BY_NAME: [&str; 5] = [LONG, MIXED, GREEDY, CROWDED, GATED];
 
 const SCRIPT: &str = r#"
 say() { echo "$1 $ORCHESTRATOR_EXECUTION_ID $STEP $ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT $ORCHESTRATOR_IDEMPOTENCY_KEY" >> "$DIR/log"; }
@@ -99,6 +103,7 @@ echo "$ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT"
 "#;
 const FAILS_FIRST: &str = "mark=\"$DIR/$ORCHESTRATOR_EXECUTION_ID.$STEP\"; [ -e \"$mark\" ] || { : > \"$mark\"; exit 7; }\n";
 
+const WAITS: &str = "until [ -e \"$DIR/gate\" ]; do sleep 0.1; done";
 const WANTS_MUCH: &str = "dd if=/dev/zero of=/dev/null bs=1G count=1";
 /// Each holds 4 MiB until its reader ends.
 const CROWD: &str = r#"
@@ -167,6 +172,7 @@ impl Workload {
             Kind::Skipped => ("skip", 0, "exit 3"),
             Kind::Greedy => ("skip", 0, WANTS_MUCH),
             Kind::Crowded => ("abort", 50, CROWD),
+            Kind::Gated => ("abort", 50, WAITS),
             _ => ("abort", 50, ""),
         };
         let first = if *kind == Kind::Flaky { FAILS_FIRST } else { "" };
@@ -188,6 +194,11 @@ impl Workload {
     /// Lets the crowded step use up its container's memory.
     pub fn let_crowd(&self) {
         File::create(self.dir.path().join("crowd")).expect("it is ours");
+    }
+
+    /// Lets every gated step end.
+    pub fn open_gate(&self) {
+        File::create(self.dir.path().join("gate")).expect("it is ours");
     }
 
     /// Submits one of any but those that are submitted by name; whether the server has said so.

@@ -122,7 +122,7 @@ impl Pod {
     }
 }
 
-const WORKERS: &str = "app.kubernetes.io/component=worker";
+pub const WORKERS: &str = "app.kubernetes.io/component=worker";
 
 pub fn pods(namespace: &str) -> Vec<Pod> {
     let all = json(&["-n", namespace, "get", "pods", "-l", WORKERS]);

@@ -1,0 +1,170 @@
+//! Pods that say whether they are at work: who goes when there are to be fewer, and what a worker's account may
+//! patch.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, Client, Config,
+    api::{Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+use tokio::{task::block_in_place, time::Instant};
+
+use super::{
+    kube::{self as cluster, Pod, seconds},
+    stand::{RELEASE, Stand},
+};
+use crate::{
+    nemesis::{
+        say,
+        workload::{GATED, ask},
+    },
+    process::wait_until,
+};
+
+/// A worker has one run at most, so that so many runs are in so many pods.
+const SETTINGS: &str = "replicas: 8
+config:
+  slots: 1
+  lock: {ttl: 10s, renew_every: 2s}
+  database: {tls: insecure}
+kubernetes: {busyMarks: true, ownPodPolicy: true}
+";
+const BUSY: usize = 4;
+const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+const KARPENTER: &str = "karpenter.sh/do-not-disrupt";
+const AUTOSCALER: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+
+/// The marks of a pod, in the order of the names above.
+type Marks = [Option<String>; 3];
+
+fn idle() -> Marks {
+    [Some("0".into()), None, None]
+}
+
+/// Of each pod that is there, by its name.
+fn marks(stand: &Stand) -> Vec<(String, Marks)> {
+    let all = cluster::json(&["-n", stand.name, "get", "pods", "-l", cluster::WORKERS]);
+    let of = |pod: &Value| {
+        let stands = &pod["metadata"]["annotations"];
+        let mark = |name: &str| stands[name].as_str().map(str::to_owned);
+        let name = pod["metadata"]["name"].as_str().expect("a name").to_owned();
+        (name, [COST, KARPENTER, AUTOSCALER].map(mark))
+    };
+    all["items"].as_array().expect("a list").iter().map(of).collect()
+}
+
+/// Waits until the marks of all pods are so; how long that took.
+fn until(stand: &Stand, what: &str, are: impl Fn(&[(String, Marks)]) -> bool) -> String {
+    let began = Instant::now();
+    wait_until(what, || are(&marks(stand)).then_some(()));
+    seconds(began.elapsed())
+}
+
+/// Those that are marked as busy.
+fn busy(marks: &[(String, Marks)]) -> BTreeSet<String> {
+    let is_busy = |[cost, held, free]: &Marks| {
+        cost.as_deref().is_some_and(|cost| cost.parse().is_ok_and(|cost: i32| cost > 10))
+            && held.as_deref() == Some("true")
+            && free.as_deref() == Some("false")
+    };
+    let busy = marks.iter().filter(|(_, marks)| is_busy(marks));
+    busy.map(|(name, _)| name.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alone() {
+    let stand = Stand::new("marks").await;
+    block_in_place(|| {
+        stand.install(SETTINGS);
+        until(&stand, "all are idle", |pods| pods.iter().all(|(_, marks)| *marks == idle()));
+    });
+    stand.apply_workload().await;
+    for _ in 0..BUSY {
+        assert!(stand.workload.submit(&stand.control().await, GATED).await);
+    }
+    let at_work = block_in_place(|| {
+        let took = until(&stand, "some are busy", |pods| busy(pods).len() == BUSY);
+        say(&format!("marks: {BUSY} pods marked as busy after {took}, looks included"));
+        busy(&marks(&stand))
+    });
+    let rest = block_in_place(|| {
+        let began = Instant::now();
+        stand.kubectl(&["scale", "deployment", RELEASE, &format!("--replicas={BUSY}")]);
+        let left = stand.ready(BUSY);
+        say(&format!("marks: 8 pods became {BUSY} after {}", seconds(began.elapsed())));
+        let names: BTreeSet<String> = left.iter().map(|pod| pod.name.clone()).collect();
+        assert_eq!(names, at_work, "those at work are left");
+        left
+    });
+    a_policy_holds_a_worker_to_its_marks(&stand, &rest[0], &rest[1]).await;
+    block_in_place(|| {
+        a_drain_takes_marks_off(&stand, &rest[0]);
+        stand.workload.open_gate();
+    });
+    stand.judge().await;
+    let attempts = "SELECT COALESCE(outcome, '') FROM ow_attempts";
+    let attempts = ask(&stand.url(), attempts).await.expect("the tables");
+    assert_eq!(attempts.len(), BUSY, "no run was stopped or begun again");
+    block_in_place(|| {
+        stand.ready(BUSY);
+        let took = until(&stand, "all are idle again", |pods| {
+            pods.iter().all(|(_, marks)| *marks == idle())
+        });
+        say(&format!("marks: all pods marked as idle after {took}"));
+    });
+}
+
+/// While its step goes on.
+fn a_drain_takes_marks_off(stand: &Stand, pod: &Pod) {
+    stand.kubectl(&["delete", "pod", &pod.name, "--wait=false"]);
+    let of = |marks: &[(String, Marks)]| {
+        let mut all = marks.iter();
+        all.find(|(name, _)| *name == pod.name).map(|(_, marks)| marks.clone())
+    };
+    let took = until(stand, "they are off", |marks| of(marks) == Some([None, None, None]));
+    say(&format!("marks: off {took} after a deletion began"));
+    let is_there = stand.pods().into_iter().find(|it| it.uid == pod.uid).expect("it drains");
+    assert!(is_there.told_to_go.is_some() && is_there.exit.is_none(), "{is_there:?}");
+}
+
+/// With the rights of this pod's own process.
+async fn as_pod(stand: &Stand, pod: &Pod) -> Api<v1::Pod> {
+    let (token, mut config) = block_in_place(|| {
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name];
+        let token = stand.kubectl(&[&["create", "token", RELEASE][..], &bound].concat());
+        (token, cluster::json(&["config", "view", "--raw"]))
+    });
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let config = Kubeconfig::from_yaml(&config.to_string()).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
+    let client = Client::try_from(config).expect("a client");
+    Api::namespaced(client, stand.name)
+}
+
+async fn a_policy_holds_a_worker_to_its_marks(stand: &Stand, own: &Pod, other: &Pod) {
+    let pods = as_pod(stand, own).await;
+    let annotation = |name: &str| json!({"metadata": {"annotations": {name: "77"}}});
+    let image = json!({"spec": {"containers": [{"name": "worker", "image": "localhost/other:1"}]}});
+    for (what, pod, patch, refusal) in [
+        ("a mark of its own pod", own, annotation(COST), None),
+        ("another pod's mark", other, annotation(COST), Some("no pod but their own")),
+        ("another annotation", own, annotation("example.com/x"), Some("no annotation")),
+        ("a label", own, json!({"metadata": {"labels": {"x": "y"}}}), Some("but annotations")),
+        ("its image", own, image, Some("but annotations")),
+    ] {
+        let patch = Patch::Strategic(patch);
+        let patched = pods.patch_metadata(&pod.name, &PatchParams::default(), &patch).await;
+        match (patched, refusal) {
+            (Ok(_), None) => {}
+            (Err(kube::Error::Api(said)), Some(refusal)) => {
+                assert_eq!(said.code, 403, "{what}: {said:?}");
+                assert!(said.message.contains(refusal), "{what}: {said:?}");
+            }
+            (answer, _) => panic!("{what}: {answer:?}"),
+        }
+    }
+}
