@@ -9,11 +9,13 @@ use kube::{
     api::{Patch, PatchParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::{task::block_in_place, time::Instant};
 
 use super::{
-    kube::{self as cluster, Pod, seconds},
+    blows::one_of,
+    kube::{self as cluster, Pod, seconds, signal},
     stand::{RELEASE, Stand},
 };
 use crate::{
@@ -114,6 +116,18 @@ async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alon
             pods.iter().all(|(_, marks)| *marks == idle())
         });
         say(&format!("marks: all pods marked as idle after {took}"));
+        a_process_writes_over_what_the_one_before_it_left(&stand);
+    });
+}
+
+fn a_process_writes_over_what_the_one_before_it_left(stand: &Stand) {
+    let pod = one_of(stand, None);
+    let (cost, held) = (format!("{COST}=999"), format!("{KARPENTER}=true"));
+    stand.kubectl(&["annotate", "pod", &pod.name, "--overwrite", &cost, &held]);
+    signal(&pod, Signal::KILL);
+    until(stand, "they are its own again", |pods| pods.iter().all(|(_, marks)| *marks == idle()));
+    wait_until("its container is there again", || {
+        stand.pods().into_iter().find(|it| it.uid == pod.uid && it.restarts == 1)
     });
 }
 
