@@ -320,6 +320,7 @@ on_both! {
         a_claim_whose_commit_never_arrived_is_abandoned_and_free
         a_claim_that_nobody_could_ask_about_is_taken_over_and_driven_once
         an_advance_that_went_unanswered_is_sent_again
+        what_was_noted_of_an_end_without_an_answer_is_noted_again_or_comes_up_again
         the_locks_of_a_silent_connection_stand_in_nobodys_way
         a_silent_connection_is_ended_though_the_first_that_tries_falls_silent_too
         no_acknowledged_write_is_lost_over_callers_that_stop_waiting

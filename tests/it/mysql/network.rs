@@ -17,6 +17,7 @@ use orchestrator_worker::{
         executions::{
             Advance, AdvanceError, Advanced, Claim, ExecutionStore, StepEnd, StepStart, StoreError,
         },
+        traced::{Telling, TracedEnd},
     },
 };
 use tokio::time::{Instant, timeout};
@@ -203,6 +204,42 @@ pub async fn an_advance_that_went_unanswered_is_sent_again<S: Server>() {
     let attempts = net.database.rows("SELECT outcome FROM ow_attempts").await;
     let outcomes: Vec<_> = attempts.into_iter().flat_map(Row::into_values).collect();
     assert_eq!(outcomes, [Some("success".to_owned())]);
+}
+
+pub async fn what_was_noted_of_an_end_without_an_answer_is_noted_again_or_comes_up_again<
+    S: Server,
+>() {
+    let net = Net::<S>::new().await;
+    net.submit(&["one"]).await;
+    let claim = claim_one(&net.far, "a").await;
+    let end = Advance { told_ms: Some(0), ..end_of(&claim) };
+    assert_eq!(net.far.advance(&[end]).await, [Ok(Advanced::Recorded)]);
+    let lease = &claim.lease;
+    let ends_of_it = [TracedEnd { execution: lease.execution.clone(), fence: lease.fence }];
+    let later = async |seconds: u64| {
+        let expires = Database::<S>::moved("expires_at", -(seconds as i64) * 1_000);
+        let sql = format!("UPDATE distributed_locks SET expires_at={expires}");
+        net.database.exec(&sql).await;
+    };
+    let mark = async || net.database.one("SELECT owner FROM distributed_locks").await;
+    let (b, c) = (who("b").owner, who("c").owner);
+
+    later(90).await;
+    net.proxy.set(Mode::HoldAnswer(COMMIT));
+    let taken = ends("taking it", net.far.take_untold(&b, 10)).await;
+    assert!(matches!(taken, Err(StoreError::Unknown(_))), "{taken:?}");
+    assert_eq!(mark().await.as_deref(), Some("~untold:b"), "it was done");
+    assert_eq!(net.near.take_untold(&c, 10).await, Ok(vec![]), "b may be telling");
+    later(90).await;
+    let taken = net.near.take_untold(&c, 10).await.expect("an answer");
+    assert_eq!((taken.len(), taken[0].owner.as_str()), (1, "b"));
+
+    net.proxy.set(Mode::HoldAnswer("~finished"));
+    let noted = ends("noting it", net.far.note_told(&c, &ends_of_it, Telling::Done)).await;
+    assert!(matches!(noted, Err(StoreError::Unknown(_))), "{noted:?}");
+    assert_eq!(mark().await.as_deref(), Some("~finished"), "it was done");
+    assert_eq!(net.far.note_told(&c, &ends_of_it, Telling::Done).await, Ok(()));
+    assert_eq!(mark().await.as_deref(), Some("~finished"));
 }
 
 pub async fn the_locks_of_a_silent_connection_stand_in_nobodys_way<S: Server>() {
