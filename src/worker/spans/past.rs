@@ -114,7 +114,10 @@ impl Past {
     pub fn tell(&self, tracing: &Tracing, remains: &Remains, told_by: &str, gone: Option<Gone>) {
         let told = Told::of(Some(tracing), &self.execution, &remains.origin, &remains.workflow);
         let Some(sink) = told.sink.clone() else {
-            gone.into_iter().for_each(|gone| gone());
+            // Nothing of it is kept.
+            if let Some(gone) = gone {
+                gone();
+            }
             return;
         };
         let now = millis(remains.now_ms).unwrap_or_default();

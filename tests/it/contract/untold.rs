@@ -84,7 +84,10 @@ pub async fn an_end_that_nobody_tells_of_goes_to_one_other_and_to_the_next<S: Su
     assert_eq!([b.clone(), c].concat(), [untold("a")], "one of both");
     let (first, second) = if b.is_empty() { ("c", "d") } else { ("b", "d") };
     assert_eq!(mark(&world, id).await, format!("~untold:{first}"));
-    assert_eq!(world.a.note_told(&named("a"), &[end.clone()], Telling::Done).await, Ok(()));
+    assert_eq!(
+        world.a.note_told(&named("a"), std::slice::from_ref(&end), Telling::Done).await,
+        Ok(())
+    );
     assert_eq!(mark(&world, id).await, format!("~untold:{first}"), "it came too late");
 
     world.pass(Untold::PATIENCE).await;

@@ -216,21 +216,21 @@ pub async fn what_was_noted_of_an_end_without_an_answer_is_noted_again_or_comes_
     assert_eq!(net.far.advance(&[end]).await, [Ok(Advanced::Recorded)]);
     let lease = &claim.lease;
     let ends_of_it = [TracedEnd { execution: lease.execution.clone(), fence: lease.fence }];
-    let later = async |seconds: u64| {
-        let expires = Database::<S>::moved("expires_at", -(seconds as i64) * 1_000);
+    let later = async || {
+        let expires = Database::<S>::moved("expires_at", -90_000);
         let sql = format!("UPDATE distributed_locks SET expires_at={expires}");
         net.database.exec(&sql).await;
     };
     let mark = async || net.database.one("SELECT owner FROM distributed_locks").await;
     let (b, c) = (who("b").owner, who("c").owner);
 
-    later(90).await;
+    later().await;
     net.proxy.set(Mode::HoldAnswer(COMMIT));
     let taken = ends("taking it", net.far.take_untold(&b, 10)).await;
     assert!(matches!(taken, Err(StoreError::Unknown(_))), "{taken:?}");
     assert_eq!(mark().await.as_deref(), Some("~untold:b"), "it was done");
     assert_eq!(net.near.take_untold(&c, 10).await, Ok(vec![]), "b may be telling");
-    later(90).await;
+    later().await;
     let taken = net.near.take_untold(&c, 10).await.expect("an answer");
     assert_eq!((taken.len(), taken[0].owner.as_str()), (1, "b"));
 
