@@ -37,6 +37,11 @@ pub struct ByKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByCause {
+    pub cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByReason {
     pub reason: &'static str,
 }
@@ -101,6 +106,8 @@ pub struct Instruments {
     pub polls: Family<ByResult, Counter>,
     pub poll_duration: Histogram,
     pub claims: Family<ByKind, Counter>,
+    /// Those that were taken over, by why their former owner let go of them.
+    pub takeovers: Family<ByCause, Counter>,
     finished: Family<ByWorkflow, Counter>,
     pub execution_duration: Histogram,
     pub executions_active: Gauge,
@@ -157,6 +164,7 @@ impl Instruments {
             polls: counter_family(r, "polls", "Looks for work"),
             poll_duration: seconds(r, "poll_duration", "A claim, found work or not"),
             claims: counter_family(r, "claims", "Executions claimed: fresh or taken over"),
+            takeovers: counter_family(r, "takeovers", "Those taken over, by why they were free"),
             finished: counter_family(r, "executions_finished", "Executions ended here"),
             execution_duration: seconds(r, "execution_duration", "Claim to end, on this worker"),
             executions_active: gauge(r, "executions_active", "Executions held by this worker"),

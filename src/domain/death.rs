@@ -4,10 +4,13 @@
 //! good. Whoever cannot see a pod knows nothing of it: one that has vanished, is on a lost node, or was
 //! marked as failed by somebody else may work on.
 
+use std::sync::Arc;
+
 /// A pod as the API server shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodSeen {
     pub uid: String,
+    pub node: Option<String>,
     /// `Succeeded` or `Failed`: none of its containers starts again.
     pub is_final: bool,
     /// `status.reason`: `Evicted`, `NodeLost`.
@@ -37,11 +40,13 @@ pub struct Death {
     pub end: PodEnd,
 }
 
-/// What a pod has ended by, and with which exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a pod has ended by, with which exit code, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodEnd {
     pub by: EndedBy,
     pub exit_code: i32,
+    /// Where it ran.
+    pub node: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,7 +104,7 @@ pub fn death(pod: &PodSeen) -> Option<Death> {
         _ if pod.is_deleted => EndedBy::Deletion,
         _ => EndedBy::Exit,
     };
-    let end = PodEnd { by, exit_code: told.exit_code };
+    let end = PodEnd { by, exit_code: told.exit_code, node: pod.node.as_deref().map(Into::into) };
     Some(Death { uid: pod.uid.clone(), end })
 }
 
@@ -111,6 +116,7 @@ mod tests {
         let container = ContainerSeen { has_ended: true, reason: reason.into(), exit_code: 137 };
         PodSeen {
             uid: "u".into(),
+            node: Some("worker-2".into()),
             is_final: true,
             containers: vec![container],
             ..PodSeen::default()
@@ -160,6 +166,7 @@ mod tests {
         ] {
             let death = death(&pod).expect("it is proved");
             assert_eq!((death.end.by.as_str(), death.end.exit_code), (word, 137), "{pod:?}");
+            assert_eq!(death.end.node.as_deref(), Some("worker-2"));
             assert_eq!(death.end.by.is_of_the_cluster(), is_of_the_cluster, "{word}");
         }
     }

@@ -92,7 +92,7 @@ impl LockSeen {
 }
 
 /// Why an execution is taken over (`ow_attempts.cause` of the attempt that was lost).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Its owner handed it back.
     Released,
@@ -109,7 +109,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const fn as_str(self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Released => "released",
             Self::ContainerRestarted => "container_restarted",
@@ -121,21 +121,26 @@ impl Cause {
     }
 
     /// As it stands on the row.
-    pub fn told(self) -> String {
+    pub fn told(&self) -> String {
         match self {
-            Self::PodEnded(end) => format!("{} (exit code {})", end.by.as_str(), end.exit_code),
+            Self::PodEnded(PodEnd { by, exit_code, node: Some(node) }) => {
+                format!("{} (exit code {exit_code}, node {node})", by.as_str())
+            }
+            Self::PodEnded(PodEnd { by, exit_code, node: None }) => {
+                format!("{} (exit code {exit_code})", by.as_str())
+            }
             other => other.as_str().into(),
         }
     }
 
     /// Its holder is dead, however much of its lease is left.
-    pub const fn is_a_proved_death(self) -> bool {
+    pub const fn is_a_proved_death(&self) -> bool {
         matches!(self, Self::ContainerRestarted | Self::PodEnded(_))
     }
 
     /// A hand-back is a clean end, and so is one that the cluster wanted, whatever the pod was doing: it
     /// counts nothing against the execution.
-    pub const fn is_clean(self) -> bool {
+    pub const fn is_clean(&self) -> bool {
         match self {
             Self::Released => true,
             Self::PodEnded(end) => end.by.is_of_the_cluster(),
@@ -148,7 +153,7 @@ impl Cause {
 
     /// Unclean ends in a row, the one that led to this takeover included (`ow_claims`).
     /// `progressed`: a step came to its end under the fence that ends now.
-    pub const fn unclean_ends(self, so_far: u32, progressed: bool) -> u32 {
+    pub const fn unclean_ends(&self, so_far: u32, progressed: bool) -> u32 {
         match (self.is_clean(), progressed) {
             (true, _) => so_far,
             (false, true) => 1,
@@ -326,7 +331,7 @@ fn gone(held: &Held, own: &PodProcess, ended: &HashMap<String, PodEnd>) -> Optio
     match held.by {
         Holder::Released => Some(Cause::Released),
         Holder::Owner(_) if own.comes_after(&held.uid) => Some(Cause::ContainerRestarted),
-        Holder::Owner(_) => ended.get(pod_of(&held.uid)).copied().map(Cause::PodEnded),
+        Holder::Owner(_) => ended.get(pod_of(&held.uid)).cloned().map(Cause::PodEnded),
         Holder::Orchestrator => None,
     }
 }
@@ -411,7 +416,7 @@ mod tests {
                 std::slice::from_ref(held),
                 |_, _| false,
             );
-            due.first().map(|take_over| (*at, take_over.cause))
+            due.first().map(|take_over| (*at, take_over.cause.clone()))
         })
     }
 
@@ -422,19 +427,20 @@ mod tests {
     #[test]
     fn what_a_dead_pod_held_is_free_at_once_whichever_of_its_processes_held_it() {
         use super::super::death::EndedBy;
-        let end = PodEnd { by: EndedBy::OomKill, exit_code: 137 };
+        let node = Some("worker-2".into());
+        let end = PodEnd { by: EndedBy::OomKill, exit_code: 137, node };
         let mut observations = Observations::default();
-        assert!(observations.note(Death { uid: "u-1".into(), end }));
-        assert!(!observations.note(Death { uid: "u-1".into(), end }), "that is known");
+        assert!(observations.note(Death { uid: "u-1".into(), end: end.clone() }));
+        assert!(!observations.note(Death { uid: "u-1".into(), end: end.clone() }), "that is known");
         let mut due = |uid: &str, by| {
             let held = Held { uid: uid.into(), by, ..held(Some(1)) };
             let (at, own) = (Duration::ZERO, PodProcess::default());
             let due = observations.observe(at, at, TTL, &own, &[held], |_, _| false);
-            due.first().map(|take_over| take_over.cause)
+            due.first().map(|take_over| take_over.cause.clone())
         };
         let owner = || Holder::Owner("a".into());
         for uid in ["u-1", "u-1/00000007.2", "u-1@redis", "u-1/00000007.2@etcd"] {
-            assert_eq!(due(uid, owner()), Some(Cause::PodEnded(end)), "{uid}");
+            assert_eq!(due(uid, owner()), Some(Cause::PodEnded(end.clone())), "{uid}");
         }
         for uid in ["", "u-2", "u", "u-12", "/u-1"] {
             assert_eq!(due(uid, owner()), None, "{uid}");
@@ -442,18 +448,19 @@ mod tests {
         assert_eq!(due("u-1", Holder::Orchestrator), None);
         assert_eq!(due("u-1", Holder::Released), Some(Cause::Released));
         let told = Cause::PodEnded(end);
-        assert_eq!((told.as_str(), &*told.told()), ("oom_killed", "oom_killed (exit code 137)"));
+        let on_the_row = "oom_killed (exit code 137, node worker-2)";
+        assert_eq!((told.as_str(), &*told.told()), ("oom_killed", on_the_row));
         assert_eq!(told.unclean_ends(3, false), 4);
-        let drained = Cause::PodEnded(PodEnd { by: EndedBy::Drain, exit_code: 143 });
+        let drained = Cause::PodEnded(PodEnd { by: EndedBy::Drain, exit_code: 143, node: None });
         assert_eq!(drained.unclean_ends(3, false), 3, "the cluster wanted it");
     }
 
     #[test]
     fn deaths_are_forgotten_of_those_who_hold_nothing_once_there_are_many() {
-        let end = PodEnd { by: super::super::death::EndedBy::Exit, exit_code: 1 };
+        let end = PodEnd { by: super::super::death::EndedBy::Exit, exit_code: 1, node: None };
         let mut observations = Observations::default();
         for number in 0..=MOST_DEATHS {
-            assert!(observations.note(Death { uid: format!("u-{number}"), end }));
+            assert!(observations.note(Death { uid: format!("u-{number}"), end: end.clone() }));
         }
         let holds = Held { uid: "u-7/00000007.1".into(), ..held(Some(1)) };
         let (at, own) = (Duration::ZERO, PodProcess::default());
@@ -531,7 +538,7 @@ mod tests {
         ] {
             let held = Held { by, uid, ..held(Some(1)) };
             let due = Observations::default().observe(now, now, TTL, &own, &[held], |_, _| false);
-            assert_eq!(due.first().map(|it| it.cause), expected);
+            assert_eq!(due.first().map(|it| it.cause.clone()), expected);
         }
     }
 

@@ -44,7 +44,7 @@ use crate::{
         marks::Load,
         recovery::{Held, Observations, TakeOver},
     },
-    instruments::{ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
+    instruments::{ByCause, ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
     ports::{
         executions::{
             AdvanceError, Advanced, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack,
@@ -217,13 +217,14 @@ impl Shared {
 
     /// What that pod holds is free from now on.
     pub fn note_death(&self, death: Death) {
-        let (uid, end) = (death.uid.clone(), death.end);
+        let (uid, end) = (death.uid.clone(), death.end.clone());
         if self.observations.lock().expect("no panic while it is held").note(death) {
             info!(
                 event = "pod.ended",
                 pod.uid = uid,
                 cause = end.by.as_str(),
                 exit_code = end.exit_code,
+                node = end.node.as_deref(),
                 "a worker's pod has ended"
             );
         }
@@ -422,6 +423,8 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
                 cause = cause.as_str(),
                 "taken over"
             );
+            let by = ByCause { cause: cause.as_str() };
+            shared.instruments.takeovers.get_or_create(&by).inc();
             "takeover"
         }
     };

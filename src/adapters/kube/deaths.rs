@@ -64,6 +64,7 @@ fn seen(pod: &Pod) -> PodSeen {
     let disruption = target.find_map(|it| it.reason.clone());
     PodSeen {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         is_final: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         reason: status.reason.unwrap_or_default(),
         disruption: disruption.unwrap_or_default(),

@@ -248,7 +248,7 @@ fn pinned(row: &MySqlRow) -> Result<(ExecutionId, Pinned), Fault> {
 }
 
 fn kind(one: &TakeOver) -> ClaimKind {
-    ClaimKind::TakenOver { from: one.seen.by.name(), cause: one.cause }
+    ClaimKind::TakenOver { from: one.seen.by.name(), cause: one.cause.clone() }
 }
 
 /// Which of them finished a step under the fence that ends now.

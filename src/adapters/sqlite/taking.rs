@@ -215,7 +215,9 @@ impl<'a> Taking<'a> {
         }
         let kind = match &candidate.from {
             None => ClaimKind::Fresh,
-            Some(from) => ClaimKind::TakenOver { from: from.seen.by.name(), cause: from.cause },
+            Some(from) => {
+                ClaimKind::TakenOver { from: from.seen.by.name(), cause: from.cause.clone() }
+            }
         };
         self.shared.settle(&candidate.execution);
         Ok(Claim::begin(

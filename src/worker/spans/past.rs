@@ -63,12 +63,12 @@ impl Past {
         let seen = &take_over.seen;
         // Of a lease that is kept elsewhere the row tells the claim alone.
         let lock = seen.lock.filter(|_| seen.elsewhere.is_none());
-        let dead = match (&seen.by, take_over.cause) {
+        let dead = match (&seen.by, &take_over.cause) {
             (Holder::Released | Holder::Orchestrator, _) | (_, Cause::Released) => None,
             (Holder::Owner(owner), cause) => Some(Dead {
                 fence: seen.fence,
                 owner: owner.clone(),
-                cause: Some(cause),
+                cause: Some(cause.clone()),
                 expires_ms: lock.map(|lock| lock.expires_ms),
                 told_ms: lock.map_or(i64::MAX, |lock| lock.renewed_ms()),
             }),
@@ -170,7 +170,7 @@ impl Past {
         let has_expired = dead.cause == Some(Cause::LeaseExpired);
         let expired = dead.expires_ms.and_then(millis).filter(|_| has_expired);
         let end = expired.unwrap_or(now).clamp(start, now);
-        let outcome = match dead.cause {
+        let outcome = match &dead.cause {
             None => "released",
             Some(Cause::LeaseExpired) => "expired",
             Some(_) => "lost",
@@ -182,7 +182,7 @@ impl Past {
             start,
             end,
             outcome,
-            error: dead.cause.map(Cause::as_str),
+            error: dead.cause.as_ref().map(Cause::as_str),
             further: vec![("orchestrator.told_by", Arc::<str>::from(told_by).into())],
         })];
         let mut steps: HashMap<&StepExecutionId, Vec<&LeftAttempt>> = HashMap::new();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use reqwest::StatusCode;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{Gated, get};
@@ -16,13 +17,15 @@ use crate::{
 
 on_every_store! {
     an_execution_moves_the_metrics
+    a_takeover_is_counted_by_its_cause
 }
 
 /// Every metric that a worker may have, less `orchestrator_worker_`: kind, name, labels.
-const NAMES: [(&str, &str, &[&str]); 38] = [
+const NAMES: [(&str, &str, &[&str]); 39] = [
     ("counter", "polls", &["result"]),
     ("histogram", "poll_duration_seconds", &[]),
     ("counter", "claims", &["kind"]),
+    ("counter", "takeovers", &["cause"]),
     ("counter", "executions_finished", &["workflow", "result"]),
     ("histogram", "execution_duration_seconds", &[]),
     ("histogram", "execution_queue_seconds", &[]),
@@ -171,4 +174,26 @@ async fn an_execution_moves_the_metrics<S: Served>() {
             ("db_client_operation_duration_seconds_count", r#"operation="queue""#),
         ],
     );
+}
+
+async fn a_takeover_is_counted_by_its_cause<S: Served>() {
+    let world = World::<S>::new().await;
+    let url = world.subject.url();
+    let gated = Gated::apply(&url, "it");
+    gated.submit(&url);
+    let short = [("ORCHESTRATOR_WORKER__LOCK__TTL", "8s")];
+    let mut a = Worker::start(&url, "a", &short);
+    gated.wait_until_begun();
+    a.signal(Signal::KILL);
+    a.wait();
+    let deadline = [short[0], ("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "1s")];
+    let mut b = Worker::start(&url, "b", &deadline);
+    let expired = ("takeovers_total", r#"cause="lease_expired""#, 1.0);
+    wait_for(&b, &[expired, ("claims_total", r#"kind="takeover""#, 1.0)]).await;
+    b.signal(Signal::TERM);
+    b.wait();
+    let c = Worker::start(&url, "c", &short);
+    wait_for(&c, &[("takeovers_total", r#"cause="released""#, 1.0)]).await;
+    gated.open();
+    c.wait_for("execution.finished");
 }

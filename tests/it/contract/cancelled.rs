@@ -24,7 +24,8 @@ async fn b_tidies<S: Subject>(world: &World<S>, seen: Held, cause: Cause) {
 
 pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Subject>() {
     let world = World::<S>::new().await;
-    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137 });
+    let node = Some("n-1".into());
+    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137, node });
     for cause in [
         Cause::LeaseExpired,
         Cause::LeaseMissing,
@@ -36,7 +37,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
         let id = &claim.lease.execution;
         let sent = Advance { ended: vec![succeeded(&claim, "one")], ..advance(&claim) };
         assert_eq!(send(&world.a, &sent).await, Ok(Advanced::Recorded));
-        let two = match cause {
+        let two = match &cause {
             Cause::LeaseExpired => "lost/lease_expired/a",
             Cause::LeaseMissing => {
                 world.drop_lock(id).await;
@@ -47,13 +48,13 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
                 "drained/-/a"
             }
             Cause::ContainerRestarted => "lost/container_restarted/a",
-            Cause::PodEnded(_) => "lost/oom_killed (exit code 137)/a",
+            Cause::PodEnded(_) => "lost/oom_killed (exit code 137, node n-1)/a",
             Cause::OrchestratorSilent => unreachable!("it was never a worker's"),
         };
         world.edit(id, "status='cancelled', error='by ann'").await;
         let seen = world.held(id).await.expect("it is seen");
         assert!(seen.cancelled);
-        b_tidies(&world, seen.clone(), cause).await;
+        b_tidies(&world, seen.clone(), cause.clone()).await;
 
         assert_eq!(world.status(id).await, "cancelled");
         assert_eq!(world.execution(id, "error").await.as_deref(), Some("by ann"));

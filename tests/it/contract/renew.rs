@@ -250,7 +250,8 @@ pub async fn of_a_renewal_and_a_takeover_at_one_moment_exactly_one_succeeds<S: S
         if cause == Cause::LeaseMissing {
             world.drop_lock(id).await;
         }
-        let due = [TakeOver { seen: world.held(id).await.expect("it is held"), cause }];
+        let due =
+            [TakeOver { seen: world.held(id).await.expect("it is held"), cause: cause.clone() }];
         let b = who("b");
         let (renewal, batch) =
             tokio::join!(renew(&world.a, &claim, 2), world.b.take_over(&b, &due));

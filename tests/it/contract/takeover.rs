@@ -224,7 +224,7 @@ pub async fn what_stands_in_the_place_of_the_lock_decides<S: Subject>() {
         world.edit_lock(id, set).await;
         let seen = world.held(id).await.expect("it is held");
         let before = world.everything().await;
-        let taken = claims(b_takes(&world, seen, cause).await);
+        let taken = claims(b_takes(&world, seen, cause.clone()).await);
         assert_eq!(taken.len(), usize::from(is_taken), "{set}, {cause:?}");
         if !is_taken {
             assert_eq!(world.everything().await, before, "{set}, {cause:?}");

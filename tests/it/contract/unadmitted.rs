@@ -173,7 +173,8 @@ pub async fn one_that_is_not_admitted_does_not_hurt_the_others<S: Subject>() {
     assert_eq!(world.subject.exec(&sql).await, 1);
     let survey = world.b.survey().await.expect("a survey");
     let cause = Cause::LeaseExpired;
-    let due: Vec<TakeOver> = survey.into_iter().map(|seen| TakeOver { seen, cause }).collect();
+    let due: Vec<TakeOver> =
+        survey.into_iter().map(|seen| TakeOver { seen, cause: cause.clone() }).collect();
     let batch = world.b.take_over(&who("b"), &due).await.expect("a takeover");
     assert_eq!(batch.refused.len(), 1);
     assert_eq!(batch.refused[0].0, odd.lease.execution);

@@ -293,7 +293,7 @@ async fn nobody_takes_over_before_the_key_is_free<S: Subject>() {
     let seen = two.seen_by_b().await;
     let before = two.world.everything().await;
     for cause in [Cause::LeaseExpired, Cause::LeaseMissing, Cause::ContainerRestarted] {
-        assert!(!two.b_takes(seen.clone(), cause).await, "{cause:?}");
+        assert!(!two.b_takes(seen.clone(), cause.clone()).await, "{cause:?}");
     }
     assert_eq!(two.world.everything().await, before);
     assert_eq!(two.holder(&id).await.as_deref(), Some("a"));
@@ -303,7 +303,7 @@ async fn nobody_takes_over_before_the_key_is_free<S: Subject>() {
 }
 
 async fn what_a_dead_process_has_left_is_free_at_once<S: Subject>() {
-    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137 });
+    let killed = Cause::PodEnded(PodEnd { by: EndedBy::OomKill, exit_code: 137, node: None });
     for cause in [Cause::ContainerRestarted, killed] {
         let two = Two::<S>::new().await;
         let id = two.submit().await;
@@ -311,7 +311,7 @@ async fn what_a_dead_process_has_left_is_free_at_once<S: Subject>() {
         assert_eq!(only(two.a.claim(&former, 1).await.expect("a claim")).lease.execution, id);
         let seen = two.seen_by_b().await;
         assert_eq!(seen.uid, "u-1/00000007.1@redis");
-        assert!(two.b_takes(seen, cause).await, "{cause:?}");
+        assert!(two.b_takes(seen, cause.clone()).await, "{cause:?}");
         assert_eq!(two.holder(&id).await.as_deref(), Some("b"));
     }
 }

@@ -24,7 +24,8 @@ async fn causes(stand: &Stand, pod: &Pod) -> Vec<String> {
         pod.name
     );
     let rows = ask(&stand.url(), &sql).await.expect("the tables");
-    rows.iter().map(|row| row.get(0)).collect()
+    let its_node = format!("node {}", pod.node);
+    rows.iter().map(|row| row.get::<String, _>(0).replace(&its_node, "its node")).collect()
 }
 
 /// Strikes a frozen pod that is at work; what its attempts were lost by.
@@ -59,13 +60,13 @@ async fn what_a_pod_held_goes_on_once_its_kubelet_says_that_it_has_ended_and_nev
         stand.kubectl(&["delete", "pod", &pod.name, "--grace-period=1", "--wait=false"]);
     })
     .await;
-    assert_eq!(deleted, ["pod_deleted (exit code 137)"]);
+    assert_eq!(deleted, ["pod_deleted (exit code 137, its node)"]);
 
     let evicted = struck(&stand, "an eviction whose grace is overrun", |pod| {
         evict(stand.name, &pod.name);
     })
     .await;
-    assert_eq!(evicted, ["node_drained (exit code 137)"]);
+    assert_eq!(evicted, ["node_drained (exit code 137, its node)"]);
 
     let forced = struck(&stand, "a forced delete", |pod| {
         stand.kubectl(&["delete", "pod", &pod.name, "--force", "--grace-period=0"]);
