@@ -26,7 +26,9 @@ pub struct Way {
 impl Way {
     /// One more, if fewer than `most` are on it.
     pub fn enter(&self, most: u64) -> bool {
-        let enter = |entered: u64| (entered - self.left() < most).then_some(entered + 1);
+        // What was read first may be the older: then it is read again.
+        let on_it = |entered: u64| entered.saturating_sub(self.left());
+        let enter = |entered: u64| (on_it(entered) < most).then_some(entered + 1);
         self.entered.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
     }
 

@@ -334,10 +334,16 @@ impl Shared {
                     return;
                 }
             };
-            for remains in remains {
-                if let Some(one) = past.iter().find(|one| one.execution == remains.execution) {
-                    let gone = one.untold_end().map(|end| shared.untold.add(end));
-                    one.tell(&tracing, &remains, shared.settings.owner.as_str(), gone);
+            for one in past {
+                let gone = one.untold_end().map(|end| shared.untold.add(end));
+                let remains = remains.iter().find(|remains| remains.execution == one.execution);
+                match (remains, gone) {
+                    (Some(remains), gone) => {
+                        one.tell(&tracing, remains, shared.settings.owner.as_str(), gone);
+                    }
+                    // Somebody has deleted it.
+                    (None, Some(gone)) => gone(),
+                    (None, None) => {}
                 }
             }
         });

@@ -14,6 +14,7 @@ use crate::contract::Subject;
 
 super::trees::on_all! {
     an_end_that_a_killed_worker_could_not_tell_is_told_by_another
+    an_untold_end_of_what_is_deleted_is_nobodys_any_more
     an_end_is_noted_as_told_at_the_latest_when_its_worker_goes_away
 }
 
@@ -37,8 +38,8 @@ async fn mark<S: Stage>(scene: &Scene<S>, execution: &str) -> Option<String> {
     scene.world.subject.one(&sql).await
 }
 
-async fn an_end_that_a_killed_worker_could_not_tell_is_told_by_another<S: Stage>() {
-    let scene = Scene::<S>::new().await;
+/// An execution that `a` has ended, and has not told of in the time that it had for that.
+async fn untold<S: Stage>(scene: &Scene<S>) -> String {
     // It takes what is sent, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
@@ -47,21 +48,45 @@ async fn an_end_that_a_killed_worker_could_not_tell_is_told_by_another<S: Stage>
     scene.wait_for_state(&id, "success");
     a.signal(Signal::KILL);
     a.wait();
-    assert_eq!(mark(&scene, &id).await.as_deref(), Some("~untold:a"));
-    let _b = scene.worker("b", &[]);
+    assert_eq!(mark(scene, &id).await.as_deref(), Some("~untold:a"));
     let waited = -i64::try_from(Untold::PATIENCE.as_millis()).expect("it is short");
     let expires = S::Store::moved("expires_at", waited);
     scene.world.edit_lock(&id.as_str().into(), &format!("expires_at={expires}")).await;
+    id
+}
+
+async fn is_noted<S: Stage>(scene: &Scene<S>, execution: &str) {
+    let began = Instant::now();
+    while mark(scene, execution).await.as_deref() != Some("~finished") {
+        assert!(began.elapsed() < PATIENCE, "it is not noted");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn an_end_that_a_killed_worker_could_not_tell_is_told_by_another<S: Stage>() {
+    let scene = Scene::<S>::new().await;
+    let id = untold(&scene).await;
+    let _b = scene.worker("b", &[]);
     // Which function it was no row of an attempt says.
     let by_another = TOLD.replace("noop", "func").replace("echo", "func");
     let spans = scene.looks(&id, &[], &by_another).await;
     let hold = spans.iter().find(|span| span.name == "hold it").expect("it is drawn");
     assert_eq!((hold.error.as_deref(), &*hold.attributes["orchestrator.told_by"]), (None, "b"));
-    let began = Instant::now();
-    while mark(&scene, &id).await.as_deref() != Some("~finished") {
-        assert!(began.elapsed() < PATIENCE, "it is not noted");
-        sleep(Duration::from_millis(50)).await;
+    is_noted(&scene, &id).await;
+}
+
+async fn an_untold_end_of_what_is_deleted_is_nobodys_any_more<S: Stage>() {
+    let scene = Scene::<S>::new().await;
+    let id = untold(&scene).await;
+    for (table, key) in [
+        ("ow_attempts", "execution_id"),
+        ("workflow_step_executions", "execution_id"),
+        ("workflow_executions", "id"),
+    ] {
+        scene.world.subject.exec(&format!("DELETE FROM {table} WHERE {key}='{id}'")).await;
     }
+    let _b = scene.worker("b", &[]);
+    is_noted(&scene, &id).await;
 }
 
 async fn an_end_is_noted_as_told_at_the_latest_when_its_worker_goes_away<S: Stage>() {
