@@ -17,7 +17,8 @@ pub struct Former {
     pub execution: ExecutionId,
     /// 0: there was none.
     pub fence: Fence,
-    /// Its last renewal, in milliseconds since 1970: steps that ended by then have been told.
+    /// Steps that ended by then, in milliseconds since 1970, have been told: with its last renewal, or by
+    /// what its holder has left on the lock row.
     pub told_ms: i64,
 }
 

@@ -26,7 +26,6 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
-
 use tokio::time::Instant;
 
 use super::{
@@ -63,6 +62,7 @@ pub struct Exporter {
     said: Said,
     /// As long as it is there, and says nothing, what cannot be sent is tried again.
     patient: Mutex<Option<SyncSender<()>>>,
+    /// When somebody last began to wait for what is left.
     hurried: Mutex<Option<Instant>>,
 }
 

@@ -6,7 +6,6 @@ use std::net::TcpListener;
 
 use orchestrator_worker::ports::traced::Untold;
 use rustix::process::Signal;
-
 use tokio::time::{Duration, Instant, sleep};
 
 use super::trees::{PATIENCE, Scene, Stage};
