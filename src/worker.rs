@@ -53,7 +53,7 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        death::Death, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
+        death::News, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
         pod::PodProcess, retention::Retention, retry::Backoff,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
@@ -110,7 +110,7 @@ pub struct Worker {
     health: Arc<Health>,
     tracing: Option<Tracing>,
     is_watched: bool,
-    deaths: Option<Receiver<Death>>,
+    pods: Option<Receiver<News>>,
     load: watch::Sender<Load>,
 }
 
@@ -132,7 +132,7 @@ impl Worker {
             health,
             tracing: None,
             is_watched: true,
-            deaths: None,
+            pods: None,
             load: watch::Sender::default(),
         }
     }
@@ -152,8 +152,8 @@ impl Worker {
 
     /// Takes over at once what pods held that have ended.
     #[must_use]
-    pub fn told_of_deaths(self, deaths: Option<Receiver<Death>>) -> Self {
-        Self { deaths, ..self }
+    pub fn told_of_pods(self, pods: Option<Receiver<News>>) -> Self {
+        Self { pods, ..self }
     }
 
     /// Tells there what it has under way: at once when its first run begins, its last one ends, or it drains.
@@ -166,11 +166,11 @@ impl Worker {
     /// holds is handed back as in a drain.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<Summary, WorkError> {
         let deadline = self.settings.drain_deadline;
-        let deaths = self.deaths.take();
+        let pods = self.pods.take();
         let mut running = self.begin(shutdown)?;
         let (shared, drain) = (running.shared.clone(), running.shared.tools.drain.clone());
         let mut watchers = JoinSet::new();
-        watchers.spawn(watcher::watch(shared.clone(), deaths));
+        watchers.spawn(watcher::watch(shared.clone(), pods));
         watchers.spawn(reaper::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
         watchers.spawn(follow_drain(shared.clone()));

@@ -20,7 +20,7 @@ use crate::{
     adapters::kube::Kube,
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::{death::Death, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff},
+    domain::{death::News, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff},
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
@@ -30,8 +30,8 @@ use crate::{
 
 /// Between two attempts to open the store.
 const PAUSE: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
-/// Of pods, that nobody has heard of yet.
-const DEATHS: usize = 64;
+/// Of pods, that nobody has heard yet.
+const NEWS: usize = 64;
 /// What the admin port has begun to answer, and the Kubernetes API, may take so long at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -48,6 +48,7 @@ pub struct Daemon {
     instruments: Arc<Instruments>,
     tracing: Option<Tracing>,
     load: watch::Sender<Load>,
+    pods: Option<Receiver<News>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -99,10 +100,12 @@ impl Daemon {
             instruments,
             tracing,
             load: watch::Sender::default(),
+            pods: None,
             tasks,
             stop,
         };
         daemon.mark_busy();
+        daemon.watch_pods();
         Ok(daemon)
     }
 
@@ -197,19 +200,20 @@ impl Daemon {
         Kube::in_pod(self.instruments.clone()).map_err(warn).ok()
     }
 
-    /// Watches other workers' pods, if so set.
-    fn watch_deaths(&mut self) -> Option<Receiver<Death>> {
-        let labels = self.config.dead_owner_watch.clone()?;
-        let kube = self.kube("dead_owner_watch")?;
-        let (tell, told) = mpsc::channel(DEATHS);
-        let stop = self.stop.clone();
+    /// Watches workers' pods, if so set. Begins before there is a worker, which looks first at what the process
+    /// before this one has left, and knows by then what that has ended by.
+    fn watch_pods(&mut self) {
+        let Some(labels) = self.config.dead_owner_watch.clone() else { return };
+        let Some(kube) = self.kube("dead_owner_watch") else { return };
+        let (tell, told) = mpsc::channel(NEWS);
+        let (own, stop) = (self.state.process.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = kube.watch_deaths(&labels, tell) => {}
+                () = kube.watch_deaths(&labels, &own, tell) => {}
             }
         });
-        Some(told)
+        self.pods = Some(told);
     }
 
     /// Works until a signal, or until nothing is left.
@@ -222,7 +226,7 @@ impl Daemon {
             self.health.clone(),
         )
         .traced(self.tracing.clone())
-        .told_of_deaths(self.watch_deaths())
+        .told_of_pods(self.pods.take())
         .telling(self.load.clone());
         self.probes.begin();
         let shutdown =

@@ -53,10 +53,8 @@ impl StateDir {
         let path = folder.join(format!("ow-pod-{}.lock", process.uid()));
         let give_up = Instant::now() + patience;
         let (lock, life) = loop {
-            if let Some((lock, life)) = begin_life(&path).map_err(failed)?
-                && !shell::is_guarded_before(&life)
-            {
-                break (lock, life);
+            if let Some(begun) = begin_life(&path).map_err(failed)? {
+                break begun;
             }
             if Instant::now() >= give_up {
                 tracing::warn!(
@@ -74,7 +72,7 @@ impl StateDir {
     }
 }
 
-/// Takes the lock and counts this process, unless another one holds it.
+/// Takes the lock and counts this process, unless another one holds it or something of one before still runs.
 fn begin_life(path: &Path) -> io::Result<Option<(File, Life)>> {
     let options = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = options?;
@@ -89,6 +87,9 @@ fn begin_life(path: &Path) -> io::Result<Option<(File, Life)>> {
     let before = written.trim_end().parse::<Life>().ok();
     let life = before.and_then(|life| life.next());
     let life = life.unwrap_or_else(|| Life::first_on(rand::random()));
+    if shell::is_guarded_before(&life) {
+        return Ok(None);
+    }
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
     writeln!(file, "{life}")?;

@@ -39,6 +39,8 @@ pub struct Facts {
     pub template_lock: Option<LockFact>,
     /// A running execution of its template was handed back, and goes on first.
     pub template_handed_back: bool,
+    /// The last worker that was lost with a step of it in its hands.
+    pub lost: Option<Loss>,
     /// In the order in which they are taken.
     pub steps: Vec<StepFact>,
     /// What it would run, or why that cannot be run.
@@ -101,6 +103,14 @@ impl LockFact {
     fn keeps_template(&self) -> bool {
         !self.owner.starts_with('~') && (self.fence > Fence(0) || self.expires_in.is_some())
     }
+}
+
+/// A worker that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    pub owner: String,
+    /// As it stands on the attempt ([`super::recovery::Cause::told`]).
+    pub cause: String,
 }
 
 /// A step's row.

@@ -105,6 +105,11 @@ impl Life {
         Some(Self { number: self.number.checked_add(1)?, ..self.clone() })
     }
 
+    /// Counted from 1.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
     pub const fn comes_after(&self, other: &Self) -> bool {
         self.volume == other.volume && self.number > other.number
     }

@@ -7,11 +7,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
-    death::{Death, PodEnd},
+    death::{News, PodEnd},
     id::{Beat, ExecutionId, Fence, RELEASED},
     lease::LeaseTerms,
     pod::{PodProcess, kept_in, pod_of},
@@ -100,11 +101,13 @@ pub enum Cause {
     ContainerRestarted,
     /// Its lease was not renewed for its whole time.
     LeaseExpired,
+    /// The same, and nobody heard of its node, if that has a name.
+    NodeLost(Option<Arc<str>>),
     /// Its lock row was gone for that long.
     LeaseMissing,
     /// The orchestrator itself ran it, and its lock has expired.
     OrchestratorSilent,
-    /// Its owner's pod has ended, as that pod's kubelet says.
+    /// Its owner's pod has ended, or the container before this one, as its kubelet says.
     PodEnded(PodEnd),
 }
 
@@ -114,6 +117,7 @@ impl Cause {
             Self::Released => "released",
             Self::ContainerRestarted => "container_restarted",
             Self::LeaseExpired => "lease_expired",
+            Self::NodeLost(_) => "node_lost",
             Self::LeaseMissing => "lease_missing",
             Self::OrchestratorSilent => "orchestrator_silent",
             Self::PodEnded(end) => end.by.as_str(),
@@ -129,6 +133,7 @@ impl Cause {
             Self::PodEnded(PodEnd { by, exit_code, node: None }) => {
                 format!("{} (exit code {exit_code})", by.as_str())
             }
+            Self::NodeLost(Some(node)) => format!("node_lost (node {node})"),
             other => other.as_str().into(),
         }
     }
@@ -146,6 +151,7 @@ impl Cause {
             Self::PodEnded(end) => end.by.is_of_the_cluster(),
             Self::ContainerRestarted
             | Self::LeaseExpired
+            | Self::NodeLost(_)
             | Self::LeaseMissing
             | Self::OrchestratorSilent => false,
         }
@@ -194,7 +200,10 @@ impl TakeOver {
     pub fn dead_lock(&self) -> Option<LockSeen> {
         let was_watched = match self.cause {
             Cause::Released | Cause::ContainerRestarted | Cause::PodEnded(_) => false,
-            Cause::LeaseExpired | Cause::LeaseMissing | Cause::OrchestratorSilent => true,
+            Cause::LeaseExpired
+            | Cause::NodeLost(_)
+            | Cause::LeaseMissing
+            | Cause::OrchestratorSilent => true,
         };
         let lock = self.seen.lock.filter(|lock| lock.fence > Fence(0))?;
         (was_watched || lock.fence == self.seen.fence).then_some(lock)
@@ -233,12 +242,21 @@ enum Watch {
 #[derive(Debug, Default)]
 pub struct Observations {
     seen: HashMap<ExecutionId, Sighting>,
-    /// Pods that have ended, by their UID.
-    ended: HashMap<String, PodEnd>,
+    told: Told,
 }
 
-/// More deaths than this are remembered only of those who still hold something.
-const MOST_DEATHS: usize = 1_000;
+/// What was told of pods, by their UID.
+#[derive(Debug, Default)]
+struct Told {
+    ended: HashMap<String, PodEnd>,
+    /// With the node that nobody hears of.
+    lost: HashMap<String, Option<Arc<str>>>,
+    /// How the process before this one has ended.
+    former: Option<PodEnd>,
+}
+
+/// More pods than this are remembered only if they still hold something.
+const MOST_PODS: usize = 1_000;
 
 impl Observations {
     /// Takes in one survey and says what may be taken over now.
@@ -261,7 +279,7 @@ impl Observations {
             if mine(&held.execution, held.fence) {
                 continue;
             }
-            if let Some(cause) = gone(held, own, &self.ended) {
+            if let Some(cause) = gone(held, own, &self.told) {
                 due.push(TakeOver { seen: held.clone(), cause });
                 continue;
             }
@@ -269,25 +287,46 @@ impl Observations {
                 continue;
             };
             if let Some(cause) = sighting.dead(held, sent, own_ttl) {
+                let cause = self.told.why(held, cause);
                 due.push(TakeOver { seen: held.clone(), cause });
             }
             self.seen.insert(held.execution.clone(), sighting);
         }
-        if self.ended.len() > MOST_DEATHS {
-            let holders: HashSet<&str> = survey.iter().map(|held| pod_of(&held.uid)).collect();
-            self.ended.retain(|uid, _| holders.contains(uid.as_str()));
-        }
+        self.told.keep_those_of(survey);
         due
     }
 
-    /// A pod has ended, for good; whether that is news.
-    pub fn note(&mut self, death: Death) -> bool {
-        self.ended.insert(death.uid, death.end).is_none()
+    /// Whether that is news.
+    pub fn note(&mut self, news: News) -> bool {
+        let told = &mut self.told;
+        match news {
+            News::Ended(death) => told.ended.insert(death.uid, death.end).is_none(),
+            News::NodeLost { uid, node } => told.lost.insert(uid, node).is_none(),
+            News::Former(end) => told.former.replace(end).is_none(),
+        }
     }
 
     /// Another primary answers: what the former one showed of leases proves nothing.
     pub fn forget(&mut self) {
         self.seen.clear();
+    }
+}
+
+impl Told {
+    fn keep_those_of(&mut self, survey: &[Held]) {
+        if self.ended.len().max(self.lost.len()) > MOST_PODS {
+            let holders: HashSet<&str> = survey.iter().map(|held| pod_of(&held.uid)).collect();
+            self.ended.retain(|uid, _| holders.contains(uid.as_str()));
+            self.lost.retain(|uid, _| holders.contains(uid.as_str()));
+        }
+    }
+
+    /// Why a lease was not renewed.
+    fn why(&self, held: &Held, cause: Cause) -> Cause {
+        match (cause, self.lost.get(pod_of(&held.uid))) {
+            (Cause::LeaseExpired, Some(node)) => Cause::NodeLost(node.clone()),
+            (cause, _) => cause,
+        }
     }
 }
 
@@ -327,11 +366,13 @@ fn patience(own_ttl: Duration, ttl: Option<Duration>) -> Duration {
 }
 
 /// Why nobody has to be watched to know that its holder is gone.
-fn gone(held: &Held, own: &PodProcess, ended: &HashMap<String, PodEnd>) -> Option<Cause> {
+fn gone(held: &Held, own: &PodProcess, told: &Told) -> Option<Cause> {
     match held.by {
         Holder::Released => Some(Cause::Released),
-        Holder::Owner(_) if own.comes_after(&held.uid) => Some(Cause::ContainerRestarted),
-        Holder::Owner(_) => ended.get(pod_of(&held.uid)).cloned().map(Cause::PodEnded),
+        Holder::Owner(_) if own.comes_after(&held.uid) => {
+            Some(told.former.clone().map_or(Cause::ContainerRestarted, Cause::PodEnded))
+        }
+        Holder::Owner(_) => told.ended.get(pod_of(&held.uid)).cloned().map(Cause::PodEnded),
         Holder::Orchestrator => None,
     }
 }
@@ -374,9 +415,19 @@ fn sight_elsewhere(before: Option<&Watch>, now: Elsewhere, replied: Duration) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{super::pod::Life, *};
+    use super::{
+        super::{
+            death::{Death, EndedBy},
+            pod::Life,
+        },
+        *,
+    };
 
     const TTL: Duration = Duration::from_secs(30);
+
+    fn oom_kill() -> PodEnd {
+        PodEnd { by: EndedBy::OomKill, exit_code: 137, node: Some("worker-2".into()) }
+    }
 
     fn held(beat: Option<u64>) -> Held {
         Held {
@@ -426,12 +477,11 @@ mod tests {
 
     #[test]
     fn what_a_dead_pod_held_is_free_at_once_whichever_of_its_processes_held_it() {
-        use super::super::death::EndedBy;
-        let node = Some("worker-2".into());
-        let end = PodEnd { by: EndedBy::OomKill, exit_code: 137, node };
+        let end = oom_kill();
         let mut observations = Observations::default();
-        assert!(observations.note(Death { uid: "u-1".into(), end: end.clone() }));
-        assert!(!observations.note(Death { uid: "u-1".into(), end: end.clone() }), "that is known");
+        let death = News::Ended(Death { uid: "u-1".into(), end: end.clone() });
+        assert!(observations.note(death.clone()));
+        assert!(!observations.note(death), "that is known");
         let mut due = |uid: &str, by| {
             let held = Held { uid: uid.into(), by, ..held(Some(1)) };
             let (at, own) = (Duration::ZERO, PodProcess::default());
@@ -457,15 +507,36 @@ mod tests {
 
     #[test]
     fn deaths_are_forgotten_of_those_who_hold_nothing_once_there_are_many() {
-        let end = PodEnd { by: super::super::death::EndedBy::Exit, exit_code: 1, node: None };
         let mut observations = Observations::default();
-        for number in 0..=MOST_DEATHS {
-            assert!(observations.note(Death { uid: format!("u-{number}"), end: end.clone() }));
+        for number in 0..=MOST_PODS {
+            let (uid, end) = (format!("u-{number}"), oom_kill());
+            assert!(observations.note(News::NodeLost { uid: uid.clone(), node: None }));
+            assert!(observations.note(News::Ended(Death { uid, end })));
         }
         let holds = Held { uid: "u-7/00000007.1".into(), ..held(Some(1)) };
         let (at, own) = (Duration::ZERO, PodProcess::default());
         observations.observe(at, at, TTL, &own, &[holds], |_, _| false);
-        assert_eq!(observations.ended.keys().collect::<Vec<_>>(), ["u-7"]);
+        assert_eq!(observations.told.ended.keys().collect::<Vec<_>>(), ["u-7"]);
+        assert_eq!(observations.told.lost.keys().collect::<Vec<_>>(), ["u-7"]);
+    }
+
+    #[test]
+    fn a_lost_node_frees_nothing_and_is_the_cause_once_the_lease_has_stood_its_time() {
+        let mut observations = Observations::default();
+        let node: Option<Arc<str>> = Some("worker-2".into());
+        assert!(observations.note(News::NodeLost { uid: "u-1".into(), node: node.clone() }));
+        let mut due = |at, uid: &str| {
+            let (at, own) = (Duration::from_secs(at), PodProcess::default());
+            let held = Held { uid: uid.into(), ..held(Some(1)) };
+            let due = observations.observe(at, at, TTL, &own, &[held], |_, _| false);
+            due.first().map(|take_over| take_over.cause.clone())
+        };
+        assert_eq!((due(0, "u-1/00000007.2"), due(29, "u-1/00000007.2")), (None, None));
+        let cause = due(30, "u-1/00000007.2").expect("it has stood its time");
+        assert_eq!(cause, Cause::NodeLost(node));
+        assert_eq!((cause.as_str(), &*cause.told()), ("node_lost", "node_lost (node worker-2)"));
+        assert!(!cause.is_clean() && !cause.is_a_proved_death());
+        assert_eq!(due(30, "u-2"), Some(Cause::LeaseExpired), "another pod's node is well");
     }
 
     #[test]
@@ -537,8 +608,19 @@ mod tests {
             (pod().to_string(), Holder::Owner("a".into()), None),
         ] {
             let held = Held { by, uid, ..held(Some(1)) };
-            let due = Observations::default().observe(now, now, TTL, &own, &[held], |_, _| false);
-            assert_eq!(due.first().map(|it| it.cause.clone()), expected);
+            let mut observations = Observations::default();
+            let cause = |observations: &mut Observations| {
+                let held = std::slice::from_ref(&held);
+                let due = observations.observe(now, now, TTL, &own, held, |_, _| false);
+                due.first().map(|it| it.cause.clone())
+            };
+            assert_eq!(cause(&mut observations), expected);
+            observations.note(News::Former(oom_kill()));
+            let told = match expected {
+                Some(Cause::ContainerRestarted) => Some(Cause::PodEnded(oom_kill())),
+                other => other,
+            };
+            assert_eq!(cause(&mut observations), told, "its kubelet says by what");
         }
     }
 

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     clock::boot_now,
     domain::{
-        death::Death,
+        death::{Death, News},
         deferral::Deferral,
         execution::ExecutionState,
         id::{ExecutionId, Fence},
@@ -215,18 +215,33 @@ impl Shared {
         observations.observe(sent, replied, ttl, &self.settings.process, survey, mine)
     }
 
-    /// What that pod holds is free from now on.
-    pub fn note_death(&self, death: Death) {
-        let (uid, end) = (death.uid.clone(), death.end.clone());
-        if self.observations.lock().expect("no panic while it is held").note(death) {
-            info!(
+    /// What a pod holds that has ended is free from now on.
+    pub fn note(&self, news: News) {
+        if !self.observations.lock().expect("no panic while it is held").note(news.clone()) {
+            return;
+        }
+        match news {
+            News::Ended(Death { uid, end }) => info!(
                 event = "pod.ended",
                 pod.uid = uid,
                 cause = end.by.as_str(),
                 exit_code = end.exit_code,
                 node = end.node.as_deref(),
                 "a worker's pod has ended"
-            );
+            ),
+            News::NodeLost { uid, node } => warn!(
+                event = "pod.node_lost",
+                pod.uid = uid,
+                node = node.as_deref(),
+                "nobody hears of the node of a worker's pod: what the pod holds is taken over when its leases \
+                 have run out"
+            ),
+            News::Former(end) => info!(
+                event = "pod.restarted",
+                cause = end.by.as_str(),
+                exit_code = end.exit_code,
+                "the process before this one, in the same pod, has ended"
+            ),
         }
     }
 

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::{Shared, spans::Past};
 use crate::{
     domain::{
-        death::Death,
+        death::News,
         id::ExecutionId,
         recovery::{Cause, TakeOver},
     },
@@ -33,8 +33,8 @@ use crate::{
 /// for it: another has it, or none can run it.
 const SET_BACK: Duration = Duration::from_secs(30);
 
-/// Watches until the drain begins. A pod's death is looked at as soon as it is told.
-pub async fn watch(shared: Arc<Shared>, mut deaths: Option<Receiver<Death>>) {
+/// Watches until the drain begins. What pods held that have ended is looked at as soon as that is told.
+pub async fn watch(shared: Arc<Shared>, mut pods: Option<Receiver<News>>) {
     let draining = shared.tools.drain.draining.clone();
     let mut failing = false;
     let mut tried = HashMap::new();
@@ -42,8 +42,12 @@ pub async fn watch(shared: Arc<Shared>, mut deaths: Option<Receiver<Death>>) {
         let pause = shared.settings.poll_interval.mul_f64(1.0 + rand::random::<f64>() / 4.0);
         tokio::select! {
             () = draining.cancelled() => return,
-            death = told(&mut deaths) => shared.note_death(death),
+            news = told(&mut pods) => shared.note(news),
             () = sleep(pause) => {}
+        }
+        // Many may have ended at one time.
+        while let Some(Ok(news)) = pods.as_mut().map(Receiver::try_recv) {
+            shared.note(news);
         }
         match look(&shared, &mut tried).await {
             Ok(()) => failing = false,
@@ -61,11 +65,11 @@ pub async fn watch(shared: Arc<Shared>, mut deaths: Option<Receiver<Death>>) {
     }
 }
 
-/// The next pod that has ended; never, if nobody tells.
-async fn told(deaths: &mut Option<Receiver<Death>>) -> Death {
-    match deaths {
+/// What is told next of a pod; never, if nobody tells.
+async fn told(pods: &mut Option<Receiver<News>>) -> News {
+    match pods {
         Some(told) => match told.recv().await {
-            Some(death) => death,
+            Some(news) => news,
             None => pending().await,
         },
         None => pending().await,

@@ -1,4 +1,4 @@
-//! Tells of other workers' pods that have ended.
+//! Tells of workers' pods that have ended, and of what else explains an end.
 //!
 //! **Invariant:** whoever listens is told of every pod whose end its kubelet confirms, perhaps more than
 //! once.
@@ -6,7 +6,7 @@
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::{
     Api,
     runtime::{
@@ -17,12 +17,15 @@ use kube::{
 use tokio::sync::mpsc::Sender;
 
 use super::{Kube, State, WATCH, is_refusal};
-use crate::domain::death::{ContainerSeen, Death, PodSeen, death};
+use crate::domain::{
+    death::{ContainerEnd, ContainerSeen, News, PodSeen, news},
+    pod::PodProcess,
+};
 
 impl Kube {
-    /// Tells of every pod of this namespace with these labels that ends, for as long as somebody listens.
-    /// One that had ended before is told of again after each gap.
-    pub async fn watch_deaths(self, labels: &str, deaths: Sender<Death>) {
+    /// Tells the process `own` of every pod of this namespace with these labels that ends, for as long as
+    /// somebody listens. One that had ended before is told of again after each gap.
+    pub async fn watch_deaths(self, labels: &str, own: &PodProcess, tell: Sender<News>) {
         let pods: Api<Pod> = Api::default_namespaced(self.client);
         let seconds = u32::try_from(WATCH.as_secs()).expect("it is short");
         let watched = watcher::Config::default().labels(labels).timeout(seconds);
@@ -34,8 +37,8 @@ impl Kube {
                 Ok(Some(Event::InitDone)) => state.answered(),
                 Ok(Some(Event::Apply(pod) | Event::InitApply(pod) | Event::Delete(pod))) => {
                     state.answered();
-                    let Some(death) = death(&seen(&pod)) else { continue };
-                    if deaths.send(death).await.is_err() {
+                    let Some(news) = news(&seen(&pod), own) else { continue };
+                    if tell.send(news).await.is_err() {
                         return;
                     }
                 }
@@ -74,10 +77,17 @@ fn seen(pod: &Pod) -> PodSeen {
 }
 
 fn container(status: &ContainerStatus) -> ContainerSeen {
-    let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
-    ended.map_or_else(ContainerSeen::default, |ended| ContainerSeen {
-        has_ended: ended.finished_at.is_some(),
-        reason: ended.reason.clone().unwrap_or_default(),
-        exit_code: ended.exit_code,
-    })
+    let end = |state: &Option<ContainerState>| {
+        let ended = state.as_ref()?.terminated.as_ref()?;
+        Some(ContainerEnd {
+            finished: ended.finished_at.as_ref().map(|at| at.0.as_second()),
+            reason: ended.reason.clone().unwrap_or_default(),
+            exit_code: ended.exit_code,
+        })
+    };
+    ContainerSeen {
+        ended: end(&status.state),
+        before: end(&status.last_state),
+        restarts: u32::try_from(status.restart_count).unwrap_or(0),
+    }
 }

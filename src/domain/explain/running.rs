@@ -82,9 +82,13 @@ fn runs_it(facts: &Facts, owner: &str) -> String {
             None => format!("{} (between attempts)", step.name),
         })
         .collect();
-    match running.as_slice() {
+    let runs = match running.as_slice() {
         [] => format!("{owner} runs it and is between two steps"),
         [one] => format!("{owner} runs it, in step {one}"),
         many => format!("{owner} runs it, in steps {}", many.join(", ")),
+    };
+    match &facts.lost {
+        Some(lost) => format!("{runs}; before that {} was lost: {}", lost.owner, lost.cause),
+        None => runs,
     }
 }

@@ -49,6 +49,7 @@ fn facts() -> Facts {
         lock: None,
         template_lock: None,
         template_handed_back: false,
+        lost: None,
         steps: vec![step("noop", "pending"), step("echo", "pending")],
         workflow: Ok(workflow()),
         workers: 2,

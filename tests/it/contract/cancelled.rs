@@ -31,6 +31,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
         Cause::LeaseMissing,
         Cause::ContainerRestarted,
         Cause::Released,
+        Cause::NodeLost(Some("n-1".into())),
         killed,
     ] {
         let claim = world.a_claims(fork()).await;
@@ -47,6 +48,7 @@ pub async fn a_dead_owners_cancelled_execution_is_ended_and_goes_to_nobody<S: Su
                 assert_eq!(hand_back(&world.a, &claim).await, Ok(Advanced::Recorded));
                 "drained/-/a"
             }
+            Cause::NodeLost(_) => "lost/node_lost (node n-1)/a",
             Cause::ContainerRestarted => "lost/container_restarted/a",
             Cause::PodEnded(_) => "lost/oom_killed (exit code 137, node n-1)/a",
             Cause::OrchestratorSilent => unreachable!("it was never a worker's"),

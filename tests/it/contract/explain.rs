@@ -4,11 +4,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use orchestrator_worker::{
     domain::{
+        death::{EndedBy, PodEnd},
         eligibility::Eligibility,
         execution::{AttemptOutcome, ExecutionState},
         explain::{Explanation, View, explain},
         id::ExecutionId,
         plan::Finish,
+        recovery::Cause,
     },
     ports::{
         control::{Control, LockFilter, Pausable, Start, Submission},
@@ -131,7 +133,7 @@ pub async fn what_cannot_be_claimed_is_explained<S: Subject>() {
 pub async fn a_running_execution_is_explained<S: Subject>() {
     let world = World::<S>::new().await;
     let id = world.submit_chain(&["one", "two"]).await;
-    let claim = claim_one(&world.a, "a").await;
+    claim_one(&world.a, "a").await;
     is(&world, &id, "running", "a runs it, in step one (attempt 1, for ").await;
     world.pass(Duration::from_secs(20)).await;
     is(&world, &id, "orphaned", "has not renewed its lease for 20s").await;
@@ -139,8 +141,14 @@ pub async fn a_running_execution_is_explained<S: Subject>() {
     is(&world, &id, "orphaned", "for 1h 0m").await;
     world.subject.exec("DELETE FROM distributed_locks").await;
     is(&world, &id, "lock_missing", "its lock row is gone").await;
+    let node = Some("n-1".into());
+    let killed = PodEnd { by: EndedBy::OomKill, exit_code: 137, node };
+    let claim = only(world.b_takes_over(&id, Cause::PodEnded(killed)).await);
+    let lost = "; before that a was lost: oom_killed (exit code 137, node n-1)";
+    is(&world, &id, "running", "b runs it, in step one (attempt 2, for ").await;
+    is(&world, &id, "running", lost).await;
     let returned = HandBack { lease: claim.lease, drained: Vec::new() };
-    assert_eq!(world.a.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
+    assert_eq!(world.b.hand_back(&[returned]).await, [Ok(Advanced::Recorded)]);
     is(&world, &id, "released", "handed it back").await;
     world.a.cancel(&id).await.expect("cancelled");
     is(&world, &id, "being_cancelled", "after it was handed back").await;

@@ -57,10 +57,37 @@ pub async fn held(stand: &Stand, pods: &[Pod]) -> Held {
     }
 }
 
-/// Waits until others have begun all of it again, or it has ended; how long after `struck` each began.
-pub async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) {
+/// What was taken over: how long after the blow that began again, and how long its lease had still stood then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TakenOver {
+    pub after: Duration,
+    lease_left: Duration,
+}
+
+/// Where nobody can know whether those who were struck are dead.
+pub fn none_was_early(taken: &[TakenOver]) {
+    assert!(!taken.is_empty(), "something was taken over");
+    assert!(taken.iter().all(|it| it.after >= it.lease_left), "{taken:?}");
+}
+
+fn of_microseconds(count: i64) -> Duration {
+    Duration::from_micros(u64::try_from(count).unwrap_or(0))
+}
+
+/// Waits until others have begun all of it again, or it has ended; what of it they began after `struck`.
+async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) -> Vec<TakenOver> {
     let since = Instant::now();
-    let mut figures = Vec::new();
+    let mut lease_left = BTreeMap::new();
+    for id in held.keys() {
+        let sql = format!(
+            "SELECT CAST(TIMESTAMPDIFF(MICROSECOND, '{struck}', expires_at) AS SIGNED) \
+             FROM distributed_locks WHERE lock_key='workflow_execution:{id}'"
+        );
+        let rows = ask(&stand.url(), &sql).await.expect("the tables");
+        lease_left
+            .insert(id, rows.first().map_or(Duration::ZERO, |row| of_microseconds(row.get(0))));
+    }
+    let mut taken = Vec::new();
     for (id, fence) in held {
         let sql = format!(
             "SELECT e.status, CAST(TIMESTAMPDIFF(MICROSECOND, '{struck}', \
@@ -70,8 +97,8 @@ pub async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) {
         loop {
             let rows = ask(&stand.url(), &sql).await.expect("the tables");
             let (status, began): (String, Option<i64>) = (rows[0].get(0), rows[0].get(1));
-            if let Some(microseconds) = began {
-                figures.push(Duration::from_micros(u64::try_from(microseconds).unwrap_or(0)));
+            if let Some(began) = began {
+                taken.push(TakenOver { after: of_microseconds(began), lease_left: lease_left[id] });
                 break;
             }
             if status != "running" {
@@ -81,11 +108,13 @@ pub async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) {
             sleep(Duration::from_millis(100)).await;
         }
     }
-    figures.sort();
-    let shown: Vec<String> = figures.iter().map(|figure| seconds(*figure)).collect();
+    taken.sort();
+    let shown: Vec<String> = taken.iter().map(|it| seconds(it.after)).collect();
     say(&format!("{}: {what}: others went on after {}", stand.name, shown.join(", ")));
+    taken
 }
 
+/// By the clock of the database.
 pub async fn now(stand: &Stand) -> String {
     stand.one("SELECT CAST(NOW(3) AS CHAR)").await
 }
@@ -103,9 +132,14 @@ pub fn all_on(stand: &Stand, node: &str) -> Vec<Pod> {
 }
 
 /// Strikes pods that are at work, and waits until others go on with what they held.
-pub async fn strike(stand: &Stand, what: &str, pods: &[Pod], blow: impl FnOnce()) {
+pub async fn strike(
+    stand: &Stand,
+    what: &str,
+    pods: &[Pod],
+    blow: impl FnOnce(),
+) -> Vec<TakenOver> {
     let held = held(stand, pods).await;
     let struck = now(stand).await;
     block_in_place(blow);
-    goes_on(stand, what, &held, &struck).await;
+    goes_on(stand, what, &held, &struck).await
 }

@@ -1,10 +1,11 @@
-//! Pods and nodes that end without a word, and pods that are cut off and go on running.
+//! Pods and nodes that end without a word, and pods that are cut off and go on running: what they held is never
+//! taken before their leases have stood their time, whatever the API server says of them.
 
 use rustix::process::Signal;
 use tokio::task::block_in_place;
 
 use super::{
-    blows::{SETTINGS, UNDER_WAY, all_on, one_of, strike},
+    blows::{SETTINGS, UNDER_WAY, all_on, none_was_early, one_of, strike},
     kube::{cluster, signal},
     stand::{RELEASE, Stand},
 };
@@ -18,7 +19,9 @@ const SECOND_NODE: &str = "2";
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_death_of_a_container_a_pod_or_a_node_loses_or_doubles_work() {
     let stand = Stand::new("deaths").await;
-    block_in_place(|| stand.install(SETTINGS));
+    block_in_place(|| {
+        stand.install(&format!("{SETTINGS}kubernetes: {{deadOwnerWatch: true}}\n"));
+    });
     stand.apply_workload().await;
     let load = stand.load(UNDER_WAY, &[LONG]).await;
 
@@ -34,16 +37,17 @@ async fn no_death_of_a_container_a_pod_or_a_node_loses_or_doubles_work() {
     });
 
     let pod = block_in_place(|| one_of(&stand, None));
-    strike(&stand, "a forced delete", std::slice::from_ref(&pod), || {
+    let taken = strike(&stand, "a forced delete", std::slice::from_ref(&pod), || {
         stand.kubectl(&["delete", "pod", &pod.name, "--force", "--grace-period=0"]);
     })
     .await;
+    none_was_early(&taken);
     block_in_place(|| stand.ready(4));
 
     // Its pods go on running, and others start in their place.
     let cut_off = block_in_place(|| all_on(&stand, "node2"));
-    strike(&stand, "a node that is unplugged", &cut_off, || cluster(&["unplug", SECOND_NODE]))
-        .await;
+    let unplug = || cluster(&["unplug", SECOND_NODE]);
+    none_was_early(&strike(&stand, "a node that is unplugged", &cut_off, unplug).await);
     block_in_place(|| {
         cluster(&["plug", SECOND_NODE]);
         stand.ready(4);
@@ -58,7 +62,8 @@ async fn no_death_of_a_container_a_pod_or_a_node_loses_or_doubles_work() {
         all_on(&stand, "node2")
     });
     assert!(!dark.is_empty(), "node2 has pods again");
-    strike(&stand, "a node without power", &dark, || cluster(&["crash-node", SECOND_NODE])).await;
+    let crash = || cluster(&["crash-node", SECOND_NODE]);
+    none_was_early(&strike(&stand, "a node without power", &dark, crash).await);
     block_in_place(|| cluster(&["add-node", SECOND_NODE]));
 
     let submitted = load.end().await;

@@ -14,6 +14,8 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Deserializer, Value};
 
+use crate::process::wait_until;
+
 /// Where pods reach what the tests run.
 pub const HOST: &str = "10.88.0.1";
 
@@ -190,6 +192,19 @@ fn processes_of(pod: &Pod) -> Vec<i32> {
             && read(*pid, "cmdline").contains("orchestrator-worker run")
     })
     .collect()
+}
+
+/// Leaves the container of a pod no more memory than it has, so that the kernel kills its largest process.
+pub fn starve(pod: &Pod) {
+    let pid = *processes_of(pod).first().expect("it has a process");
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+    let group = groups.lines().find_map(|line| line.split_once(":memory:")).expect("version 1").1;
+    let file = |name: &str| format!("/sys/fs/cgroup/memory{group}/memory.{name}");
+    wait_until("its memory is limited", || {
+        let used = std::fs::read_to_string(file("usage_in_bytes")).ok()?;
+        // The kernel refuses a limit that is below what it cannot take back.
+        std::fs::write(file("limit_in_bytes"), used.trim()).ok()
+    });
 }
 
 /// To the worker's own process in a pod.

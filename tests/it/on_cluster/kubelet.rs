@@ -18,7 +18,9 @@ const NODE: &str = "node2";
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pods_whose_kubelet_is_dead_work_on_beside_their_replacements_until_it_is_back() {
     let stand = Stand::new("kubelet").await;
-    block_in_place(|| stand.install(SETTINGS));
+    block_in_place(|| {
+        stand.install(&format!("{SETTINGS}kubernetes: {{deadOwnerWatch: true}}\n"));
+    });
     let watch = Watch::start(stand.name);
     stand.apply_workload().await;
     let load = stand.load(UNDER_WAY, &[LONG]).await;

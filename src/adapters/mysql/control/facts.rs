@@ -20,7 +20,7 @@ use crate::{
         },
     },
     domain::{
-        explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
+        explain::{Facts, LockFact, Loss, Paused, StepFact, in_order, workflow_of_plan},
         id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
         pod::kept_in,
         workflow::Workflow,
@@ -100,6 +100,7 @@ impl Read {
             lock: lock(session, &LockKey::of_execution(&self.execution)).await?,
             template_lock,
             template_handed_back: rows::number(&row, 12)? == Some(1),
+            lost: self.lost(session).await?,
             steps: in_order(steps, workflow.as_deref().ok()),
             workflow,
             workers,
@@ -133,6 +134,16 @@ impl Read {
             steps.insert(id, step);
         }
         Ok(steps)
+    }
+
+    async fn lost(&self, session: &mut Session) -> Result<Option<Loss>, Fault> {
+        let ask = fixed(
+            "SELECT owner, cause FROM ow_attempts WHERE execution_id=? AND outcome='lost' \
+             AND cause IS NOT NULL ORDER BY fence DESC LIMIT 1",
+        );
+        let row = session.row(ask.bind(self.execution.as_str())).await?;
+        row.map(|row| Ok(Loss { owner: rows::name(&row, 0)?, cause: rows::name(&row, 1)? }))
+            .transpose()
     }
 
     async fn ahead(&self, session: &mut Session) -> Result<u64, Fault> {

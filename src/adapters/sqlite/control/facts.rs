@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
-        explain::{Facts, LockFact, Paused, StepFact, in_order, workflow_of_plan},
+        explain::{Facts, LockFact, Loss, Paused, StepFact, in_order, workflow_of_plan},
         id::{ExecutionId, Fence, LockKey, RELEASED, TemplateId},
         pod::kept_in,
         workflow::Workflow,
@@ -66,6 +66,7 @@ pub(in super::super) async fn facts(
         None => None,
     };
     let lock = lock(&mut moment, &LockKey::of_execution(execution)).await?;
+    let lost = lost(&mut moment, execution).await?;
     moment.rollback().await?;
     Ok(Facts {
         status: row.text("status")?,
@@ -84,6 +85,7 @@ pub(in super::super) async fn facts(
         lock,
         template_lock,
         template_handed_back: row.yes("template_handed_back")?,
+        lost,
         steps: in_order(steps, workflow.as_deref().ok()),
         workflow,
         workers,
@@ -117,6 +119,18 @@ async fn lock(moment: &mut Moment<'_>, key: &LockKey) -> Result<Option<LockFact>
         ttl: row.millis("ttl")?,
         expires_in: (!left.is_zero()).then_some(left),
     }))
+}
+
+async fn lost(moment: &mut Moment<'_>, execution: &ExecutionId) -> Result<Option<Loss>, Failure> {
+    let row = sqlx::query(
+        "SELECT owner, cause FROM ow_attempts
+          WHERE execution_id=?1 AND outcome='lost' AND cause IS NOT NULL
+          ORDER BY fence DESC LIMIT 1",
+    )
+    .bind(execution.as_str())
+    .fetch_optional(moment.on())
+    .await?;
+    row.map(|row| Ok(Loss { owner: row.word("owner")?, cause: row.word("cause")? })).transpose()
 }
 
 /// By `steps.id`.
