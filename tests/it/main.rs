@@ -13,6 +13,7 @@ mod config;
 mod contract;
 mod crash;
 mod database_tls;
+mod deaths;
 mod debian;
 mod definitions;
 mod doctor;

@@ -39,7 +39,7 @@ fn fine() -> Act {
 }
 
 /// As the API server says no.
-fn no(code: u16, reason: &str) -> Act {
+pub fn no(code: u16, reason: &str) -> Act {
     let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": format!("{reason}, says the test"), "reason": reason, "code": code});
     let head = "Content-Type: application/json\r\nConnection: close\r\n";

@@ -5,8 +5,10 @@
 //! **Invariant:** what is judged is what the steps wrote themselves against what the tables say, and
 //! what the API server says of the pods; figures are printed, and no test fails because one is large.
 
+mod api;
 mod blows;
 mod confirmed;
+mod cost;
 mod deaths;
 mod drain;
 mod kube;

@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 use super::{
     blows::{SETTINGS, TakenOver, UNDER_WAY, none_was_early, strike},
     kube::{Pod, WORKERS, evict, kubectl, seconds, signal, starve},
-    stand::{RELEASE, Stand},
+    stand::Stand,
 };
 use crate::{
     nemesis::{
@@ -189,7 +189,6 @@ async fn what_a_pod_held_goes_on_once_its_kubelet_says_that_it_has_ended_and_nev
     assert_eq!(causes, ["lease_expired"], "nobody saw it end");
     none_was_early(&taken);
 
-    block_in_place(|| a_right_that_is_taken_away_is_said_and_comes_back(&stand));
     let submitted = load.end().await;
     say(&format!("confirmed: {submitted} submitted"));
     stand.judge().await;
@@ -199,17 +198,4 @@ async fn what_a_pod_held_goes_on_once_its_kubelet_says_that_it_has_ended_and_nev
 fn said(stand: &Stand, pod: &Pod, event: &str) {
     let event = format!("\"{event}\"");
     wait_until(&event, || stand.log(pod).contains(&event).then_some(()));
-}
-
-fn a_right_that_is_taken_away_is_said_and_comes_back(stand: &Stand) {
-    let binding = stand.kubectl(&["get", "rolebinding", RELEASE, "-o", "yaml"]);
-    stand.kubectl(&["delete", "rolebinding", RELEASE]);
-    let before: Vec<String> = stand.pods().into_iter().map(|pod| pod.uid).collect();
-    stand.kubectl(&["delete", "pod", &fresh(stand).name, "--wait=false"]);
-    let new = wait_until("another pod is ready", || {
-        stand.pods().into_iter().find(|pod| pod.is_ready && !before.contains(&pod.uid))
-    });
-    said(stand, &new, "kubernetes.refused");
-    super::kube::apply(&binding);
-    said(stand, &new, "kubernetes.answers");
 }

@@ -11,8 +11,13 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Deserializer, Value};
+use tokio::task::block_in_place;
 
 use crate::process::wait_until;
 
@@ -42,9 +47,14 @@ pub fn json(args: &[&str]) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
+/// What they read where the arguments say `-f -`.
+pub fn with_input(args: &[&str], input: &str) {
+    let done = output(Command::new("kubectl").args(args), input);
+    done.unwrap_or_else(|said| panic!("kubectl {args:?}: {said}\n{input}"));
+}
+
 pub fn apply(yaml: &str) {
-    let applied = output(Command::new("kubectl").args(["apply", "-f", "-"]), yaml);
-    applied.unwrap_or_else(|said| panic!("{said}\n{yaml}"));
+    with_input(&["apply", "-f", "-"], yaml);
 }
 
 /// By the eviction API, as a drain of its node does it, with a second of grace.
@@ -55,9 +65,7 @@ pub fn evict(namespace: &str, pod: &str) {
            \"deleteOptions\": {{\"gracePeriodSeconds\": 1}}}}"
     );
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
-    let done =
-        output(Command::new("kubectl").args(["create", "--raw", &path, "-f", "-"]), &eviction);
-    done.unwrap_or_else(|said| panic!("{pod} is not evicted: {said}"));
+    with_input(&["create", "--raw", &path, "-f", "-"], &eviction);
 }
 
 pub fn try_helm(args: &[&str], values: &str) -> Result<String, String> {
@@ -69,6 +77,28 @@ pub fn helm(args: &[&str], values: &str) -> String {
     try_helm(args, values).unwrap_or_else(|said| panic!("helm {args:?}: {said}"))
 }
 
+fn admins_config() -> Value {
+    json(&["config", "view", "--raw"])
+}
+
+async fn client(config: Value) -> Client {
+    let config = Kubeconfig::from_yaml(&config.to_string()).expect("a kubeconfig");
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
+    Client::try_from(config).expect("a client")
+}
+
+pub async fn as_admin() -> Client {
+    client(block_in_place(admins_config)).await
+}
+
+/// As who is named so in a kubeconfig.
+pub async fn as_user(user: &Value) -> Client {
+    let mut config = block_in_place(admins_config);
+    config["users"][0]["user"] = user.clone();
+    client(config).await
+}
+
 /// As `tests/cluster/cluster` takes it.
 pub fn cluster(args: &[&str]) {
     cluster_on("node1", args);
@@ -76,9 +106,42 @@ pub fn cluster(args: &[&str]) {
 
 /// About the services of this node.
 pub fn cluster_on(node: &str, args: &[&str]) {
+    run_cluster(&[("K8S_NODE", node)], args);
+}
+
+/// With what the API server is to hold tokens against, by its file's name.
+pub fn cluster_with(key: &str, args: &[&str]) {
+    let config = admins_config();
+    let ca = config["clusters"][0]["cluster"]["certificate-authority"].as_str().expect("a path");
+    let key = Path::new(ca).with_file_name(key);
+    run_cluster(&[("K8S_SA_KEY", key.to_str().expect("a text"))], args);
+}
+
+fn run_cluster(settings: &[(&str, &str)], args: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/cluster");
-    let done = output(Command::new(script).args(args).env("K8S_NODE", node), "");
-    done.unwrap_or_else(|said| panic!("cluster {args:?} on {node}: {said}"));
+    let done = output(Command::new(script).args(args).envs(settings.iter().copied()), "");
+    done.unwrap_or_else(|said| panic!("cluster {args:?}, {settings:?}: {said}"))
+}
+
+/// What the workers of a namespace in `tests/cluster/settings/audit.yaml` have asked the API server for, and how
+/// often.
+pub fn requests(namespace: &str) -> BTreeMap<String, usize> {
+    let log = run_cluster(&[], &["logs", "audit", "1000000"]);
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    // A watch is told of at its beginning and at its end.
+    let mut seen = BTreeMap::new();
+    for line in lines.filter(|line| line["objectRef"]["namespace"] == namespace) {
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let code = &line["responseStatus"]["code"];
+        let what =
+            format!("{} {}, {code}", text(&line["verb"]), text(&line["objectRef"]["resource"]));
+        seen.entry(text(&line["auditID"])).or_insert(what);
+    }
+    let mut counts = BTreeMap::new();
+    for what in seen.into_values() {
+        *counts.entry(what).or_default() += 1;
+    }
+    counts
 }
 
 /// One pod of a release's workers.
@@ -194,9 +257,28 @@ fn processes_of(pod: &Pod) -> Vec<i32> {
     .collect()
 }
 
+/// Of the worker's own process in a pod.
+fn process_of(pod: &Pod) -> i32 {
+    *processes_of(pod).first().unwrap_or_else(|| panic!("{pod:?} has no process"))
+}
+
+/// How many files it has open, sockets included.
+pub fn descriptors(pod: &Pod) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", process_of(pod)));
+    open.expect("it lives").count()
+}
+
+/// What of its memory is its own, in KiB.
+pub fn memory(pod: &Pod) -> u64 {
+    let path = format!("/proc/{}/status", process_of(pod));
+    let status = std::fs::read_to_string(path).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+    line.trim_end_matches("kB").trim().parse().expect("a number")
+}
+
 /// Leaves the container of a pod no more memory than it has, so that the kernel kills its largest process.
 pub fn starve(pod: &Pod) {
-    let pid = *processes_of(pod).first().expect("it has a process");
+    let pid = process_of(pod);
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
     let group = groups.lines().find_map(|line| line.split_once(":memory:")).expect("version 1").1;
     let file = |name: &str| format!("/sys/fs/cgroup/memory{group}/memory.{name}");

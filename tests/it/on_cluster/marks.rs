@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api, Client, Config,
+    Api,
     api::{Patch, PatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -40,9 +39,9 @@ const KARPENTER: &str = "karpenter.sh/do-not-disrupt";
 const AUTOSCALER: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 
 /// The marks of a pod, in the order of the names above.
-type Marks = [Option<String>; 3];
+pub type Marks = [Option<String>; 3];
 
-fn idle() -> Marks {
+pub fn idle() -> Marks {
     [Some("0".into()), None, None]
 }
 
@@ -59,14 +58,14 @@ fn marks(stand: &Stand) -> Vec<(String, Marks)> {
 }
 
 /// Waits until the marks of all pods are so; how long that took.
-fn until(stand: &Stand, what: &str, are: impl Fn(&[(String, Marks)]) -> bool) -> String {
+pub fn until(stand: &Stand, what: &str, are: impl Fn(&[(String, Marks)]) -> bool) -> String {
     let began = Instant::now();
     wait_until(what, || are(&marks(stand)).then_some(()));
     seconds(began.elapsed())
 }
 
 /// Those that are marked as busy.
-fn busy(marks: &[(String, Marks)]) -> BTreeSet<String> {
+pub fn busy(marks: &[(String, Marks)]) -> BTreeSet<String> {
     let is_busy = |[cost, held, free]: &Marks| {
         cost.as_deref().is_some_and(|cost| cost.parse().is_ok_and(|cost: i32| cost > 10))
             && held.as_deref() == Some("true")
@@ -146,17 +145,11 @@ fn a_drain_takes_marks_off(stand: &Stand, pod: &Pod) {
 
 /// With the rights of this pod's own process.
 async fn as_pod(stand: &Stand, pod: &Pod) -> Api<v1::Pod> {
-    let (token, mut config) = block_in_place(|| {
+    let token = block_in_place(|| {
         let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name];
-        let token = stand.kubectl(&[&["create", "token", RELEASE][..], &bound].concat());
-        (token, cluster::json(&["config", "view", "--raw"]))
+        stand.kubectl(&[&["create", "token", RELEASE][..], &bound].concat())
     });
-    config["users"][0]["user"] = json!({"token": token.trim()});
-    let config = Kubeconfig::from_yaml(&config.to_string()).expect("a kubeconfig");
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
-    let client = Client::try_from(config).expect("a client");
-    Api::namespaced(client, stand.name)
+    Api::namespaced(cluster::as_user(&json!({"token": token.trim()})).await, stand.name)
 }
 
 async fn a_policy_holds_a_worker_to_its_marks(stand: &Stand, own: &Pod, other: &Pod) {
