@@ -201,6 +201,11 @@ impl Workload {
         File::create(self.dir.path().join("gate")).expect("it is ours");
     }
 
+    /// Has every gated step wait again.
+    pub fn close_gate(&self) {
+        fs::remove_file(self.dir.path().join("gate")).ok();
+    }
+
     /// Submits one of any but those that are submitted by name; whether the server has said so.
     pub async fn submit_any(&self, control: &impl Control, random: &mut StdRng) -> bool {
         let short =

@@ -86,6 +86,13 @@ fn said(stand: &Stand, pod: &Pod, event: &str, feature: &str) {
     });
 }
 
+/// What it has said last of the API server.
+fn last_said(stand: &Stand, pod: &Pod, feature: &str) -> Option<String> {
+    let feature = format!("\"{feature}\"");
+    let is = |line: &&str| line.contains("\"kubernetes.") && line.contains(&feature);
+    stand.log(pod).lines().rfind(is).map(str::to_owned)
+}
+
 /// Another one than the witness that is ready and was never struck.
 fn fresh(stand: &Stand, witness: &Pod) -> Pod {
     wait_until("a pod is ready", || {
@@ -111,6 +118,11 @@ async fn works_on(stand: &Stand, what: &str) {
 /// Deaths are heard of, and marks are written: by all who are there, and one more that is new.
 async fn all_is_given(stand: &Stand, witness: &Pod) {
     block_in_place(|| {
+        for (pod, feature) in stand.pods().iter().flat_map(|pod| FEATURES.map(|it| (pod, it))) {
+            wait_until(&format!("{} is answered for {feature}", pod.name), || {
+                last_said(stand, pod, feature)?.contains("\"kubernetes.answers\"").then_some(())
+            });
+        }
         marks::until(stand, "all are busy", |pods| marks::busy(pods).len() == pods.len());
     });
     let taken = loop {

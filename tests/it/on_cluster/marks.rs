@@ -10,6 +10,7 @@ use kube::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sqlx::Row as _;
 use tokio::{task::block_in_place, time::Instant};
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
         say,
         workload::{GATED, ask},
     },
-    process::wait_until,
+    process::{is_soak, wait_until},
 };
 
 /// A worker has one run at most, so that so many runs are in so many pods.
@@ -83,23 +84,8 @@ async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alon
         until(&stand, "all are idle", |pods| pods.iter().all(|(_, marks)| *marks == idle()));
     });
     stand.apply_workload().await;
-    for _ in 0..BUSY {
-        assert!(stand.workload.submit(&stand.control().await, GATED).await);
-    }
-    let at_work = block_in_place(|| {
-        let took = until(&stand, "some are busy", |pods| busy(pods).len() == BUSY);
-        say(&format!("marks: {BUSY} pods marked as busy after {took}, looks included"));
-        busy(&marks(&stand))
-    });
-    let rest = block_in_place(|| {
-        let began = Instant::now();
-        stand.kubectl(&["scale", "deployment", RELEASE, &format!("--replicas={BUSY}")]);
-        let left = stand.ready(BUSY);
-        say(&format!("marks: 8 pods became {BUSY} after {}", seconds(began.elapsed())));
-        let names: BTreeSet<String> = left.iter().map(|pod| pod.name.clone()).collect();
-        assert_eq!(names, at_work, "those at work are left");
-        left
-    });
+    submit_to_some(&stand).await;
+    let rest = block_in_place(|| the_busy_are_left(&stand, BUSY));
     a_policy_holds_a_worker_to_its_marks(&stand, &rest[0], &rest[1]).await;
     block_in_place(|| {
         a_drain_takes_marks_off(&stand, &rest[0]);
@@ -117,6 +103,68 @@ async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alon
         say(&format!("marks: all pods marked as idle after {took}"));
         a_process_writes_over_what_the_one_before_it_left(&stand);
     });
+    if is_soak() {
+        for run in 1..=10 {
+            // Half the time even busy ones have to go.
+            scaled_down_and_up(&stand, if run % 2 == 0 { 2 } else { BUSY }).await;
+        }
+        without_marks(&stand).await;
+    }
+}
+
+/// Work for as many pods, which does not end.
+async fn submit_to_some(stand: &Stand) {
+    stand.workload.close_gate();
+    for _ in 0..BUSY {
+        assert!(stand.workload.submit(&stand.control().await, GATED).await);
+    }
+}
+
+fn scale(stand: &Stand, replicas: usize) -> Vec<Pod> {
+    stand.kubectl(&["scale", "deployment", RELEASE, &format!("--replicas={replicas}")]);
+    stand.ready(replicas)
+}
+
+/// Takes pods away until so many are left; none of those is idle.
+fn the_busy_are_left(stand: &Stand, count: usize) -> Vec<Pod> {
+    let took = until(stand, "some are busy", |pods| busy(pods).len() == BUSY);
+    say(&format!("marks: {BUSY} pods marked as busy after {took}, looks included"));
+    let at_work = busy(&marks(stand));
+    let began = Instant::now();
+    let left = scale(stand, count);
+    say(&format!("marks: 8 pods became {count} after {}", seconds(began.elapsed())));
+    let names: BTreeSet<String> = left.iter().map(|pod| pod.name.clone()).collect();
+    assert!(names.is_subset(&at_work), "{names:?} are left of {at_work:?}");
+    left
+}
+
+async fn scaled_down_and_up(stand: &Stand, left: usize) {
+    block_in_place(|| {
+        scale(stand, 8);
+        until(stand, "all are idle", |pods| pods.iter().all(|(_, marks)| *marks == idle()));
+    });
+    submit_to_some(stand).await;
+    block_in_place(|| the_busy_are_left(stand, left));
+    stand.workload.open_gate();
+    stand.judge().await;
+}
+
+/// How many of those at work are left by chance.
+async fn without_marks(stand: &Stand) {
+    block_in_place(|| {
+        stand.install(&SETTINGS.replace("true", "false"));
+        scale(stand, 8);
+    });
+    submit_to_some(stand).await;
+    let holders = "SELECT ow_owner FROM workflow_executions WHERE status='running'";
+    stand.until_row(&format!("SELECT 1 FROM ({holders}) h HAVING COUNT(*)={BUSY}")).await;
+    let at_work = ask(&stand.url(), holders).await.expect("the tables");
+    let at_work: BTreeSet<String> = at_work.iter().map(|row| row.get(0)).collect();
+    let left = block_in_place(|| scale(stand, BUSY));
+    let survived = left.iter().filter(|pod| at_work.contains(&pod.name)).count();
+    say(&format!("marks: without marks {survived} of {BUSY} pods at work were left of 8"));
+    stand.workload.open_gate();
+    stand.judge().await;
 }
 
 fn a_process_writes_over_what_the_one_before_it_left(stand: &Stand) {
