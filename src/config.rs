@@ -69,6 +69,10 @@ pub struct Config {
     pub dead_owner_watch: Option<String>,
     /// Name of the pod that is marked as busy while this worker is.
     pub busy_marks: Option<String>,
+    /// Name of the node that is watched.
+    pub cordon_watch: Option<String>,
+    /// Which ReplicaSets are watched.
+    pub rollout_aware: Option<ReplicaSets>,
     pub log: Log,
     pub otlp: Otlp,
     /// How many traces an execution has.
@@ -104,6 +108,14 @@ pub struct Worker {
     pub retention: Retention,
     /// Take over what the orchestrator itself has left running.
     pub adopt_orphans: bool,
+}
+
+/// The ReplicaSets of a worker's Deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSets {
+    pub labels: String,
+    /// Of the one that this worker's pod is of.
+    pub template_hash: String,
 }
 
 /// Settings of shell steps.
@@ -221,6 +233,8 @@ impl Config {
             admin: check::admin(settings, origins, around.in_pod())?,
             pod: check::pod(settings, origins)?,
             busy_marks: check::busy_marks(settings, origins, around)?,
+            cordon_watch: check::cordon_watch(settings, origins, around)?,
+            rollout_aware: check::rollout_aware(settings, origins, around)?,
             dead_owner_watch: settings.pod.dead_owner_watch.clone().filter(|it| !it.is_empty()),
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,

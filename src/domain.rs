@@ -27,6 +27,7 @@ pub mod recovery;
 pub mod request;
 pub mod retention;
 pub mod retry;
+pub mod standby;
 pub mod step;
 pub mod trace;
 pub mod workflow;

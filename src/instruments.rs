@@ -134,6 +134,8 @@ pub struct Instruments {
     pub drain_contract_ok: Gauge,
     /// What is asked of the Kubernetes API, and whether it may be.
     pub k8s_features: Family<ByFeature, Gauge>,
+    /// Why this worker claims nothing for now.
+    pub standing_by: Family<ByReason, Gauge>,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -217,6 +219,11 @@ impl Instruments {
                 r,
                 "k8s_feature_enabled",
                 "1: the Kubernetes API allows what this feature needs",
+            ),
+            standing_by: gauge_family(
+                r,
+                "standing_by",
+                "1: for this reason nothing is claimed or taken over for now",
             ),
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),

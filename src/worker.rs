@@ -18,6 +18,7 @@ pub mod recorder;
 mod shared;
 mod single;
 mod spans;
+mod standby;
 mod teller;
 mod told;
 mod unclaimed;
@@ -54,7 +55,7 @@ use crate::{
     clock::boot_now,
     domain::{
         death::News, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
-        pod::PodProcess, retention::Retention, retry::Backoff,
+        pod::PodProcess, retention::Retention, retry::Backoff, standby::Standby,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
@@ -112,6 +113,7 @@ pub struct Worker {
     is_watched: bool,
     pods: Option<Receiver<News>>,
     load: watch::Sender<Load>,
+    standby: watch::Receiver<Standby>,
 }
 
 impl Worker {
@@ -134,6 +136,7 @@ impl Worker {
             is_watched: true,
             pods: None,
             load: watch::Sender::default(),
+            standby: watch::Sender::default().subscribe(),
         }
     }
 
@@ -162,6 +165,13 @@ impl Worker {
         Self { load, ..self }
     }
 
+    /// Claims and takes over nothing while it is told to stand by, and goes on with what it holds. Whoever tells
+    /// has to take it back when he ends.
+    #[must_use]
+    pub fn standing_by(self, standby: watch::Receiver<Standby>) -> Self {
+        Self { standby, ..self }
+    }
+
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
     /// holds is handed back as in a drain.
     pub async fn run(mut self, shutdown: Shutdown) -> Result<Summary, WorkError> {
@@ -174,6 +184,7 @@ impl Worker {
         watchers.spawn(reaper::reap(shared.clone()));
         watchers.spawn(watcher::count(shared.clone()));
         watchers.spawn(follow_drain(shared.clone()));
+        watchers.spawn(standby::tell(shared.clone()));
         if shared.is_traced() {
             watchers.spawn(teller::watch(shared.clone()));
         }
@@ -320,6 +331,7 @@ async fn announce(shared: &Shared) {
 async fn claim_until_draining(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let mut poller = Poller::new(shared.settings.poll_interval);
     let mut said_idle = false;
+    let mut standby = shared.standby();
     let draining = shared.tools.drain.draining.clone();
     while !draining.is_cancelled() {
         shared.health.beat();
@@ -327,6 +339,7 @@ async fn claim_until_draining(shared: &Arc<Shared>) -> Result<(), StoreError> {
             tokio::select! {
                 () = draining.cancelled() => {}
                 () = shared.slot_freed() => {}
+                Ok(()) = standby.changed() => {}
                 () = sleep(shared.settings.poll_interval) => {}
             }
             continue;

@@ -1,15 +1,19 @@
-//! The Kubernetes API, as a pod of the chart uses it: it tells of other workers' pods that have ended, and is
-//! told whether this one is at work.
+//! The Kubernetes API, as a pod of the chart uses it: it tells of other workers' pods that have ended, of this
+//! pod's node, and of newer versions of the workers, and is told whether this one is at work.
 //!
 //! **Invariant:** nothing waits for it. An API server that is away, slow or refuses costs what it would
 //! have told and nothing else; an object of it goes no further than this adapter.
 
 mod deaths;
 mod marks;
+mod node;
+mod rollout;
+mod standby;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use kube::{Client, Config};
+use tokio::time::timeout;
 
 use crate::instruments::{ByFeature, Instruments};
 
@@ -49,6 +53,30 @@ impl Kube {
         config.default_retry = false;
         Ok(Self { client: Client::try_from(config)?, instruments })
     }
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("no answer within {TIMEOUT:?}")]
+    Silence,
+}
+
+impl Unanswered {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api(error) if is_refusal(error))
+    }
+}
+
+/// What a call brings; of a watch its beginning.
+async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
+    Ok(timeout(TIMEOUT, call).await.map_err(|_| Unanswered::Silence)??)
+}
+
+fn watch_seconds() -> u32 {
+    u32::try_from(WATCH.as_secs()).expect("it is short")
 }
 
 /// Whether a feature works, said when that changes.

@@ -3,7 +3,7 @@
 //! **Invariant:** the admin port answers before the store is asked for, so that a process that
 //! waits for its database is alive, not ready, and says why; every task ends with the daemon.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{
@@ -20,7 +20,10 @@ use crate::{
     adapters::kube::Kube,
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
-    domain::{death::News, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff},
+    domain::{
+        death::News, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff,
+        standby::Standby,
+    },
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
@@ -49,6 +52,7 @@ pub struct Daemon {
     tracing: Option<Tracing>,
     load: watch::Sender<Load>,
     pods: Option<Receiver<News>>,
+    standby: watch::Sender<Standby>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -101,11 +105,14 @@ impl Daemon {
             tracing,
             load: watch::Sender::default(),
             pods: None,
+            standby: watch::Sender::default(),
             tasks,
             stop,
         };
         daemon.mark_busy();
         daemon.watch_pods();
+        daemon.watch_node();
+        daemon.watch_rollout();
         Ok(daemon)
     }
 
@@ -206,14 +213,42 @@ impl Daemon {
         let Some(labels) = self.config.dead_owner_watch.clone() else { return };
         let Some(kube) = self.kube("dead_owner_watch") else { return };
         let (tell, told) = mpsc::channel(NEWS);
-        let (own, stop) = (self.state.process.clone(), self.stop.clone());
+        let own = self.state.process.clone();
+        self.until_stopped(async move { kube.watch_deaths(&labels, &own, tell).await });
+        self.pods = Some(told);
+    }
+
+    /// Stands by while its pod's node is to be emptied, if so set. A worker that ends when nothing is left waits
+    /// for nobody. Begins before there is a worker, so that it may know before it claims.
+    fn watch_node(&mut self) {
+        let Some(node) = self.config.cordon_watch.clone().filter(|_| !self.until_idle) else {
+            return;
+        };
+        let Some(kube) = self.kube("cordon_watch") else { return };
+        let standby = self.standby.clone();
+        self.until_stopped(async move { kube.watch_node(&node, standby).await });
+    }
+
+    /// Stands by while pods of a newer version are ready, if so set; as [`Daemon::watch_node`].
+    fn watch_rollout(&mut self) {
+        let Some(set) = self.config.rollout_aware.clone().filter(|_| !self.until_idle) else {
+            return;
+        };
+        let Some(kube) = self.kube("rollout_aware") else { return };
+        let standby = self.standby.clone();
+        self.until_stopped(async move {
+            kube.watch_rollout(&set.labels, &set.template_hash, standby).await;
+        });
+    }
+
+    fn until_stopped(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = kube.watch_deaths(&labels, &own, tell) => {}
+                () = task => {}
             }
         });
-        self.pods = Some(told);
     }
 
     /// Works until a signal, or until nothing is left.
@@ -227,7 +262,8 @@ impl Daemon {
         )
         .traced(self.tracing.clone())
         .told_of_pods(self.pods.take())
-        .telling(self.load.clone());
+        .telling(self.load.clone())
+        .standing_by(self.standby.subscribe());
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ConfigError, Log, LogFormat, Shell, ShellLimits, Store, Surroundings, Worker,
+    ConfigError, Log, LogFormat, ReplicaSets, Shell, ShellLimits, Store, Surroundings, Worker,
     layers::Origins,
     owner_name,
     settings::{Names, Settings},
@@ -244,15 +244,50 @@ pub(super) fn busy_marks(
     origins: &Origins,
     around: &Surroundings,
 ) -> Result<Option<String>, ConfigError> {
-    if !settings.pod.busy_marks {
-        return Ok(None);
-    }
-    let pod = around.var("POD_NAME").ok_or_else(|| {
-        let problem = "is true, and POD_NAME does not say which pod that is; set it from the field \
-                       metadata.name, or give false";
-        ConfigError::invalid(origins, "pod.busy_marks", problem)
-    })?;
-    Ok(Some(pod.into()))
+    let problem = "is true, and POD_NAME does not say which pod that is; set it from the field \
+                   metadata.name, or give false";
+    let pod = || needed(origins, around, "POD_NAME", "pod.busy_marks", problem);
+    settings.pod.busy_marks.then(pod).transpose()
+}
+
+/// The name of the node that is watched.
+pub(super) fn cordon_watch(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Option<String>, ConfigError> {
+    let problem = "is true, and NODE_NAME does not say which node that is; set it from the field \
+                   spec.nodeName, or give false";
+    let node = || needed(origins, around, "NODE_NAME", "pod.cordon_watch", problem);
+    settings.pod.cordon_watch.then(node).transpose()
+}
+
+/// Which ReplicaSets are watched, and which of them is that of this pod.
+pub(super) fn rollout_aware(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Option<ReplicaSets>, ConfigError> {
+    let problem = "names labels, and POD_TEMPLATE_HASH does not say which ReplicaSet is that of this pod; \
+                   set it from the field metadata.labels['pod-template-hash'], or name none";
+    let sets = |labels| {
+        let hash = needed(origins, around, "POD_TEMPLATE_HASH", "pod.rollout_aware", problem)?;
+        Ok(ReplicaSets { labels, template_hash: hash })
+    };
+    let labels = settings.pod.rollout_aware.clone().filter(|labels| !labels.is_empty());
+    labels.map(sets).transpose()
+}
+
+/// What a setting cannot do without, from a variable that the pod's own manifest sets.
+fn needed(
+    origins: &Origins,
+    around: &Surroundings,
+    variable: &str,
+    key: &str,
+    problem: &str,
+) -> Result<String, ConfigError> {
+    let value = around.var(variable).map(str::to_owned);
+    value.ok_or_else(|| ConfigError::invalid(origins, key, problem))
 }
 
 pub(super) fn admin(

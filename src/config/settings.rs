@@ -152,6 +152,11 @@ level!(Pod {
     dead_owner_watch: Option<String> = None,
     /// Say on the own pod, with the Kubernetes API, whether it is at work.
     busy_marks: bool = false,
+    /// Stand by, with the Kubernetes API, while the own pod's node is to be emptied.
+    cordon_watch: bool = false,
+    /// Labels of the workers' ReplicaSets, which are watched with the Kubernetes API to stand by while pods of a
+    /// newer one than the own are ready; not at all if none are given.
+    rollout_aware: Option<String> = None,
 });
 
 level!(Trace {

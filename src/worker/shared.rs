@@ -43,6 +43,7 @@ use crate::{
         lease::BootTime,
         marks::Load,
         recovery::{Held, Observations, TakeOver},
+        standby::Standby,
     },
     instruments::{ByCause, ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
     ports::{
@@ -97,6 +98,7 @@ pub struct Shared {
     owed: AtomicUsize,
     freed: Notify,
     load: watch::Sender<Load>,
+    standby: watch::Receiver<Standby>,
     pub drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
@@ -136,6 +138,7 @@ impl Shared {
             owed: AtomicUsize::new(0),
             freed: Notify::new(),
             load: worker.load.clone(),
+            standby: worker.standby.clone(),
             drivers,
             observations: Mutex::default(),
             summary: Mutex::default(),
@@ -164,7 +167,12 @@ impl Shared {
         }
     }
 
-    /// Up to `wanted` free slots; `None` if there is none, or none is wanted.
+    /// Whether it stands by, and when that changes.
+    pub fn standby(&self) -> watch::Receiver<Standby> {
+        self.standby.clone()
+    }
+
+    /// Up to `wanted` free slots; `None` if there is none, none is wanted, or this worker stands by.
     pub fn reserve(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
         self.take_slots(self.slots.available_permits().min(wanted))
     }
@@ -184,7 +192,8 @@ impl Shared {
     fn take_slots(&self, free: usize) -> Option<OwnedSemaphorePermit> {
         // The watcher and the claim loop may both have seen the same free slot.
         let permits = u32::try_from(free).unwrap_or(u32::MAX);
-        (free > 0).then(|| self.slots.clone().try_acquire_many_owned(permits).ok()).flatten()
+        let is_free = free > 0 && !self.standby.borrow().is_on();
+        is_free.then(|| self.slots.clone().try_acquire_many_owned(permits).ok()).flatten()
     }
 
     /// Waits until some execution has ended.

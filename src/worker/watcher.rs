@@ -33,9 +33,11 @@ use crate::{
 /// for it: another has it, or none can run it.
 const SET_BACK: Duration = Duration::from_secs(30);
 
-/// Watches until the drain begins. What pods held that have ended is looked at as soon as that is told.
+/// Watches until the drain begins. What pods held that have ended is looked at as soon as that is told, and while
+/// this worker stands by it goes on looking, so that it takes over at once when it no longer does.
 pub async fn watch(shared: Arc<Shared>, mut pods: Option<Receiver<News>>) {
     let draining = shared.tools.drain.draining.clone();
+    let mut standby = shared.standby();
     let mut failing = false;
     let mut tried = HashMap::new();
     loop {
@@ -43,6 +45,7 @@ pub async fn watch(shared: Arc<Shared>, mut pods: Option<Receiver<News>>) {
         tokio::select! {
             () = draining.cancelled() => return,
             news = told(&mut pods) => shared.note(news),
+            Ok(()) = standby.changed() => {}
             () = sleep(pause) => {}
         }
         // Many may have ended at one time.
