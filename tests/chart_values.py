@@ -293,6 +293,8 @@ NOT_IN_THE_CHART = {
     "pod.disruption_budget",
     "pod.dead_owner_watch",
     "pod.busy_marks",
+    "pod.cordon_watch",
+    "pod.rollout_aware",
 }
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}

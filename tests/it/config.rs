@@ -423,7 +423,7 @@ fn variables_for_shell_steps_are_passed_by_name_and_never_shown() {
 }
 
 #[test]
-fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_be_marked() {
+fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_ask_the_api() {
     let pod = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
     assert_eq!(
         refusal("", &[pod]),
@@ -442,6 +442,13 @@ fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_be_marked
     let marked = [pod, ("DATABASE_URL", "mysql://u@db/x"), ("POD_NAME", "worker-0")];
     assert_eq!(load("pod: {busy_marks: true}", &marked).busy_marks.as_deref(), Some("worker-0"));
     assert_eq!(load("", &marked).busy_marks, None);
+    let placed = [pod, ("DATABASE_URL", "mysql://u@db/x"), ("NODE_NAME", "node-7")];
+    assert_eq!(load("pod: {cordon_watch: true}", &placed).cordon_watch.as_deref(), Some("node-7"));
+    assert_eq!(load("", &placed).cordon_watch, None);
+    let rolled = [pod, ("DATABASE_URL", "mysql://u@db/x"), ("POD_TEMPLATE_HASH", "5d9f")];
+    let sets = load("pod: {rollout_aware: app=w}", &rolled).rollout_aware.expect("it is set");
+    assert_eq!((sets.labels.as_str(), sets.template_hash.as_str()), ("app=w", "5d9f"));
+    assert_eq!(load("pod: {rollout_aware: ''}", &rolled).rollout_aware, None);
     assert_eq!(load("admin: {listen: 'off'}", &[]).admin, None);
     assert_eq!(load("admin: {listen: 'localhost:1'}", &[]).admin, Some(address("127.0.0.1:1")));
 }

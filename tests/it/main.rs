@@ -45,6 +45,7 @@ mod readme;
 mod servers;
 mod shell;
 mod sqlite;
+mod standby;
 mod steering;
 mod stores;
 mod submit;

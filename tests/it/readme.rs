@@ -68,7 +68,7 @@ fn its_exit_codes_are_those_of_the_program() {
 
 /// What the README says of settings that have no value of their own; `tests/it/config.rs` shows that
 /// it is so.
-const IN_WORDS: [(&str, &str); 32] = [
+const IN_WORDS: [(&str, &str); 33] = [
     ("admin.listen", "127.0.0.1:9400 (a pod: 0.0.0.0)"),
     ("claim.batch", "free slots, at most 50"),
     ("claim.exclude", "none"),
@@ -92,6 +92,7 @@ const IN_WORDS: [(&str, &str); 32] = [
     ("name", "the host's and a suffix"),
     ("pod.dead_owner_watch", "none"),
     ("pod.disruption_budget", "unknown"),
+    ("pod.rollout_aware", "none"),
     ("pod.termination_grace_period", "unknown"),
     ("retention.cancelled", "kept for good"),
     ("retention.failed", "kept for good"),

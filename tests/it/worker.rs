@@ -43,10 +43,11 @@ use crate::{
 };
 
 /// What a test does to a call before it reaches the store; `Some` is the answer in its place.
-trait Mischief: Send + Sync + 'static {
+pub trait Mischief: Send + Sync + 'static {
     fn claim(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
+    fn survey(&self) {}
     fn renew(&self) {}
     fn advance(&self, _: &Advance) -> Option<AdvanceError> {
         None
@@ -113,6 +114,7 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
     }
 
     async fn survey(&self) -> Result<Vec<Held>, StoreError> {
+        self.mischief.survey();
         self.store.survey().await
     }
 
@@ -166,7 +168,7 @@ impl<M: Mischief> ExecutionStore for Faulty<M> {
     }
 }
 
-async fn memory() -> Arc<SqliteStore> {
+pub async fn memory() -> Arc<SqliteStore> {
     let settings = SqliteSettings { path: SqlitePath::Memory { name: None } };
     let store = SqliteStore::open(settings).await.expect("memory opens");
     store.migrate(false).await.expect("it is migrated");
@@ -174,7 +176,7 @@ async fn memory() -> Arc<SqliteStore> {
 }
 
 /// Submits so many executions of a workflow of one step that calls `func`.
-async fn submit(store: &SqliteStore, func: &str, count: usize) -> Vec<ExecutionId> {
+pub async fn submit(store: &SqliteStore, func: &str, count: usize) -> Vec<ExecutionId> {
     let mut definition = workflow(func, chain(&[func]));
     definition.steps[0].parameters = Some(format!(r#"{{"func":"{func}","seconds":0.02}}"#));
     store.apply(&definition, &About::default()).await.expect("it is applied");
@@ -192,7 +194,7 @@ async fn submit(store: &SqliteStore, func: &str, count: usize) -> Vec<ExecutionI
     ids
 }
 
-async fn states(store: &SqliteStore, ids: &[ExecutionId]) -> Vec<String> {
+pub async fn states(store: &SqliteStore, ids: &[ExecutionId]) -> Vec<String> {
     let mut states = Vec::new();
     for id in ids {
         let detail = store.show(id).await.expect("it is there");
@@ -202,7 +204,7 @@ async fn states(store: &SqliteStore, ids: &[ExecutionId]) -> Vec<String> {
 }
 
 /// Waits until all of them have succeeded.
-async fn succeed(store: &SqliteStore, ids: &[ExecutionId]) {
+pub async fn succeed(store: &SqliteStore, ids: &[ExecutionId]) {
     let deadline = tokio::time::Instant::now() + CEILING;
     while states(store, ids).await.iter().any(|state| state != "success") {
         let look = tokio::time::sleep(Duration::from_millis(10));
@@ -210,28 +212,40 @@ async fn succeed(store: &SqliteStore, ids: &[ExecutionId]) {
     }
 }
 
-struct Running {
+pub struct Running {
     tasks: JoinSet<Result<Summary, WorkError>>,
     shutdown: Shutdown,
 }
 
 impl Running {
     fn start<M: Mischief>(store: &Arc<SqliteStore>, mischief: M, slots: usize) -> Self {
-        Self::start_telling(store, mischief, slots, watch::Sender::default())
+        Self::start_as(store, mischief, slots, |worker| worker)
     }
 
-    fn start_telling<M: Mischief>(
+    /// A worker with something more.
+    pub fn start_as<M: Mischief>(
         store: &Arc<SqliteStore>,
         mischief: M,
         slots: usize,
-        load: watch::Sender<Load>,
+        with: impl FnOnce(Worker) -> Worker,
+    ) -> Self {
+        Self::start_looking(store, mischief, slots, Duration::from_millis(50), with)
+    }
+
+    /// One that looks for work so often.
+    pub fn start_looking<M: Mischief>(
+        store: &Arc<SqliteStore>,
+        mischief: M,
+        slots: usize,
+        poll_interval: Duration,
+        with: impl FnOnce(Worker) -> Worker,
     ) -> Self {
         let seconds = Duration::from_secs;
         let settings = Settings {
             owner: Owner::try_new("w").expect("a name"),
             process: PodProcess::default(),
             slots,
-            poll_interval: Duration::from_millis(50),
+            poll_interval,
             terms: LeaseTerms::try_new(seconds(8), Duration::from_millis(100)).expect("terms"),
             claim_batch: slots,
             eligibility: Arc::default(),
@@ -250,11 +264,10 @@ impl Running {
             settings,
             Arc::new(Instruments::new()),
             Health::new(seconds(1)),
-        )
-        .telling(load);
+        );
         let shutdown = Shutdown::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(worker.run(shutdown.clone()));
+        tasks.spawn(with(worker).run(shutdown.clone()));
         Self { tasks, shutdown }
     }
 
@@ -263,7 +276,7 @@ impl Running {
         ended.expect("it was started").expect("it does not panic")
     }
 
-    async fn drain(self) -> Summary {
+    pub async fn drain(self) -> Summary {
         self.shutdown.drain.cancel();
         self.end().await.expect("it works to its end")
     }
@@ -361,7 +374,7 @@ async fn a_worker_tells_when_it_is_at_work_and_when_it_drains() {
     let store = memory().await;
     let load = watch::Sender::<Load>::default();
     let mut told = load.subscribe();
-    let worker = Running::start_telling(&store, Honest, 4, load);
+    let worker = Running::start_as(&store, Honest, 4, |worker| worker.telling(load));
     let ids = submit(&store, "sleep", 8).await;
     let mut hears = async |is: fn(&Load) -> bool| {
         let heard = timeout(CEILING, told.wait_for(is)).await.expect("it is told in time");
@@ -381,7 +394,7 @@ async fn a_worker_that_is_told_to_end_now_says_that_it_goes() {
     let store = memory().await;
     let load = watch::Sender::<Load>::default();
     let told = load.subscribe();
-    let worker = Running::start_telling(&store, Honest, 1, load);
+    let worker = Running::start_as(&store, Honest, 1, |worker| worker.telling(load));
     worker.shutdown.abort.cancel();
     worker.end().await.expect("it works to its end");
     assert!(told.borrow().is_draining());

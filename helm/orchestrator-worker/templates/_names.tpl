@@ -48,7 +48,8 @@ app.kubernetes.io/name={{ include "orchestrator-worker.name" . }},app.kubernetes
 
 {{/* Whether workers ask the Kubernetes API for anything: a text that is empty if not. */}}
 {{- define "orchestrator-worker.asksKubernetes" -}}
-{{- if or .Values.kubernetes.deadOwnerWatch .Values.kubernetes.busyMarks }}true{{ end }}
+{{- $asks := .Values.kubernetes }}
+{{- if or $asks.deadOwnerWatch $asks.busyMarks $asks.cordonWatch $asks.rolloutAware }}true{{ end }}
 {{- end }}
 
 {{/* Hooks run before the release's own account exists. */}}

@@ -97,6 +97,18 @@ resources:
 - name: ORCHESTRATOR_WORKER__POD__BUSY_MARKS
   value: "true"
 {{- end }}
+{{- if and (eq .component "worker") .root.Values.kubernetes.cordonWatch }}
+- name: ORCHESTRATOR_WORKER__POD__CORDON_WATCH
+  value: "true"
+{{- end }}
+{{- if and (eq .component "worker") .root.Values.kubernetes.rolloutAware }}
+- name: POD_TEMPLATE_HASH
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.labels['pod-template-hash']
+- name: ORCHESTRATOR_WORKER__POD__ROLLOUT_AWARE
+  value: {{ include "orchestrator-worker.workers" .root }}
+{{- end }}
 {{- end }}
 {{- with .root.Values.otlp.endpoint }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT

@@ -21,7 +21,7 @@ on_every_store! {
 }
 
 /// Every metric that a worker may have, less `orchestrator_worker_`: kind, name, labels.
-const NAMES: [(&str, &str, &[&str]); 39] = [
+const NAMES: [(&str, &str, &[&str]); 40] = [
     ("counter", "polls", &["result"]),
     ("histogram", "poll_duration_seconds", &[]),
     ("counter", "claims", &["kind"]),
@@ -53,6 +53,7 @@ const NAMES: [(&str, &str, &[&str]); 39] = [
     ("gauge", "db_pool_connections", &["state"]),
     ("histogram", "db_client_operation_duration_seconds", &["operation"]),
     ("counter", "db_errors", &["kind"]),
+    ("gauge", "standing_by", &["reason"]),
     ("gauge", "draining", &[]),
     ("gauge", "drain_duration_seconds", &[]),
     ("counter", "drain_abandoned", &[]),
@@ -129,6 +130,8 @@ async fn an_execution_moves_the_metrics<S: Served>() {
             ("steps_active", "", 1.0),
             ("leases_held", "", 1.0),
             ("slots", r#"state="total""#, 10.0),
+            ("standing_by", r#"reason="cordoned""#, 0.0),
+            ("standing_by", r#"reason="superseded""#, 0.0),
             ("draining", "", 0.0),
         ],
     )

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 65] = [
+const IN_THE_FILE: [(&str, &str); 67] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -53,6 +53,14 @@ const IN_THE_FILE: [(&str, &str); 65] = [
     (
         "pod: {busy_marks: true}",
         "pod.busy_marks (from orchestrator-worker.yaml) is true, and POD_NAME does not say which pod that is; set it from the field metadata.name, or give false",
+    ),
+    (
+        "pod: {cordon_watch: true}",
+        "pod.cordon_watch (from orchestrator-worker.yaml) is true, and NODE_NAME does not say which node that is; set it from the field spec.nodeName, or give false",
+    ),
+    (
+        "pod: {rollout_aware: app=worker}",
+        "pod.rollout_aware (from orchestrator-worker.yaml) names labels, and POD_TEMPLATE_HASH does not say which ReplicaSet is that of this pod; set it from the field metadata.labels['pod-template-hash'], or name none",
     ),
     (
         "claim: {batch: 51}",
