@@ -18,4 +18,5 @@ mod marks;
 mod memory;
 mod rollback;
 mod stand;
+mod standby;
 mod waiting;
