@@ -71,7 +71,7 @@ pub struct Config {
     pub busy_marks: Option<String>,
     /// Name of the node that is watched.
     pub cordon_watch: Option<String>,
-    /// Which ReplicaSets are watched.
+    /// Which `ReplicaSets` are watched.
     pub rollout_aware: Option<ReplicaSets>,
     pub log: Log,
     pub otlp: Otlp,
@@ -110,7 +110,7 @@ pub struct Worker {
     pub adopt_orphans: bool,
 }
 
-/// The ReplicaSets of a worker's Deployment.
+/// The `ReplicaSets` of a worker's Deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaSets {
     pub labels: String,

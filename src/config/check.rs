@@ -262,7 +262,7 @@ pub(super) fn cordon_watch(
     settings.pod.cordon_watch.then(node).transpose()
 }
 
-/// Which ReplicaSets are watched, and which of them is that of this pod.
+/// Which `ReplicaSets` are watched, and which of them is that of this pod.
 pub(super) fn rollout_aware(
     settings: &Settings,
     origins: &Origins,

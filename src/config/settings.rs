@@ -154,7 +154,7 @@ level!(Pod {
     busy_marks: bool = false,
     /// Stand by, with the Kubernetes API, while the own pod's node is to be emptied.
     cordon_watch: bool = false,
-    /// Labels of the workers' ReplicaSets, which are watched with the Kubernetes API to stand by while pods of a
+    /// Labels of the workers' `ReplicaSets`, which are watched with the Kubernetes API to stand by while pods of a
     /// newer one than the own are ready; not at all if none are given.
     rollout_aware: Option<String> = None,
 });

@@ -1,6 +1,6 @@
 //! Why a worker that could claim stands by.
 //!
-//! **Invariant:** only what was seen holds it back. A node or a ReplicaSet of which nobody has told lets it
+//! **Invariant:** only what was seen holds it back. A node or a `ReplicaSet` of which nobody has told lets it
 //! claim, and what it holds goes on in any case.
 
 /// What is said of a node whose pods are about to be taken away: by the cluster itself, by Karpenter, and by the
@@ -66,7 +66,7 @@ pub fn is_cordoned<'a>(unschedulable: bool, mut taints: impl Iterator<Item = &'a
     unschedulable || taints.any(|key| GOING.contains(&key))
 }
 
-/// A ReplicaSet as the API server shows it.
+/// A `ReplicaSet` as the API server shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaSetSeen {
     /// Its pods have it as a label too.
@@ -79,7 +79,7 @@ pub struct ReplicaSetSeen {
     pub ready: i32,
 }
 
-/// Whether pods of a newer ReplicaSet are ready than that of this hash.
+/// Whether pods of a newer `ReplicaSet` are ready than that of this hash.
 pub fn is_superseded<'a>(
     own: &str,
     sets: impl Iterator<Item = &'a ReplicaSetSeen> + Clone,

@@ -196,7 +196,7 @@ impl Cluster {
         if seen.line.starts_with(NODE) {
             let node = json!({"metadata": {"name": "node-7"}, "spec": self.node});
             // It ends at once; the next one is asked for soon.
-            return said(&event("ADDED", node));
+            return said(&event("ADDED", &node));
         }
         assert!(seen.line.starts_with(SETS) && seen.line.contains(LABELS), "{}", seen.line);
         if is_watch {
@@ -229,7 +229,7 @@ fn replica_set(hash: &str, revision: &str, ready: u32) -> Value {
     })
 }
 
-fn event(kind: &str, object: Value) -> String {
+fn event(kind: &str, object: &Value) -> String {
     format!("{}\n", json!({"type": kind, "object": object}))
 }
 
@@ -299,7 +299,7 @@ impl Process {
     }
 
     /// Whatever goes wrong short of a refusal.
-    async fn goes_through_an_outage(&mut self) {
+    fn goes_through_an_outage(&self) {
         for mood in [Mood::Fails, Mood::Resets, Mood::Silent] {
             self.becomes(|cluster| (cluster.mood, cluster.failed) = (mood, 0));
             let failed = || self.cluster.lock().expect("no panic").failed > 0;
@@ -351,7 +351,7 @@ async fn a_worker_stands_by_while_its_node_is_cordoned_through_outages_and_not_w
     let taint = json!({"key": "karpenter.sh/disrupted", "effect": "NoSchedule"});
     process.becomes(|cluster| cluster.node = json!({"taints": [taint]}));
     process.stands_by().await;
-    process.goes_through_an_outage().await;
+    process.goes_through_an_outage();
     process.stands_by().await;
     process.becomes(|cluster| cluster.mood = Mood::Refuses);
     process.is_enabled(false);
@@ -361,7 +361,7 @@ async fn a_worker_stands_by_while_its_node_is_cordoned_through_outages_and_not_w
     process.is_enabled(true);
     process.becomes(|cluster| cluster.node = json!({}));
     process.claims().await;
-    process.goes_through_an_outage().await;
+    process.goes_through_an_outage();
     process.claims().await;
     process.end().await;
 }
@@ -382,7 +382,7 @@ async fn a_worker_stands_by_while_pods_of_a_newer_set_are_ready_and_claims_when_
     process.claims().await;
     process.becomes(|cluster| cluster.sets = vec![("b", "2", 1), own]);
     process.stands_by().await;
-    process.goes_through_an_outage().await;
+    process.goes_through_an_outage();
     process.stands_by().await;
     process.becomes(|cluster| (cluster.mood, cluster.sets) = (Mood::Fine, vec![own]));
     process.claims().await;
@@ -410,17 +410,17 @@ fn goes_on(first: &str, then: String) -> Act {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happens_during_a_watch_is_told_at_once() {
     let node = |spec| json!({"metadata": {"name": "node-7"}, "spec": spec});
-    let first = event("ADDED", node(json!({})));
-    let then = event("MODIFIED", node(json!({"unschedulable": true})));
+    let first = event("ADDED", &node(json!({})));
+    let then = event("MODIFIED", &node(json!({"unschedulable": true})));
     let server = Server::always(goes_on(&first, then)).await;
     let (_watching, _, mut standby) = watch_at(&server, "cordon_watch");
     stands(&mut standby, true).await;
     assert_eq!(server.seen().len(), 1);
 
-    let gone = event("DELETED", replica_set("b", "2", 0));
+    let gone = event("DELETED", &replica_set("b", "2", 0));
     for (first, then, by) in [
-        (vec![], event("ADDED", replica_set("b", "2", 1)), true),
-        (vec![], event("MODIFIED", replica_set("b", "2", 1)), true),
+        (vec![], event("ADDED", &replica_set("b", "2", 1)), true),
+        (vec![], event("MODIFIED", &replica_set("b", "2", 1)), true),
         (vec![("b", "2", 1)], gone, false),
     ] {
         let cluster = Cluster { sets: [vec![("a", "1", 3)], first].concat(), ..Cluster::default() };

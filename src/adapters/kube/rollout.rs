@@ -1,4 +1,4 @@
-//! Watches the ReplicaSets of the workers' Deployment.
+//! Watches the `ReplicaSets` of the workers' Deployment.
 //!
 //! **Invariant:** each watch begins with a list of them, so that none that has gone unseen holds anybody back.
 
@@ -20,7 +20,7 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 
 impl Kube {
     /// Tells whether newer pods than those of this template hash are ready, for ever. `labels` choose the
-    /// workers' ReplicaSets.
+    /// workers' `ReplicaSets`.
     pub async fn watch_rollout(self, labels: &str, own: &str, standby: Sender<Standby>) {
         let sets: Api<ReplicaSet> = Api::default_namespaced(self.client);
         let reason = Reason::Superseded;
