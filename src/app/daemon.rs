@@ -3,7 +3,7 @@
 //! **Invariant:** the admin port answers before the store is asked for, so that a process that
 //! waits for its database is alive, not ready, and says why; every task ends with the daemon.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{
@@ -111,8 +111,11 @@ impl Daemon {
         };
         daemon.mark_busy();
         daemon.watch_pods();
-        daemon.watch_node();
-        daemon.watch_rollout();
+        // One that ends when nothing is left waits for nobody.
+        if !until_idle {
+            daemon.watch_node();
+            daemon.watch_rollout();
+        }
         Ok(daemon)
     }
 
@@ -218,12 +221,10 @@ impl Daemon {
         self.pods = Some(told);
     }
 
-    /// Stands by while its pod's node is to be emptied, if so set. A worker that ends when nothing is left waits
-    /// for nobody. Begins before there is a worker, so that it may know before it claims.
+    /// Stands by while its pod's node is to be emptied, if so set. Begins before there is a worker, so that it may
+    /// know before it claims.
     fn watch_node(&mut self) {
-        let Some(node) = self.config.cordon_watch.clone().filter(|_| !self.until_idle) else {
-            return;
-        };
+        let Some(node) = self.config.cordon_watch.clone() else { return };
         let Some(kube) = self.kube("cordon_watch") else { return };
         let standby = self.standby.clone();
         self.until_stopped(async move { kube.watch_node(&node, standby).await });
@@ -231,13 +232,11 @@ impl Daemon {
 
     /// Stands by while pods of a newer version are ready, if so set; as [`Daemon::watch_node`].
     fn watch_rollout(&mut self) {
-        let Some(set) = self.config.rollout_aware.clone().filter(|_| !self.until_idle) else {
-            return;
-        };
+        let Some(sets) = self.config.rollout_aware.clone() else { return };
         let Some(kube) = self.kube("rollout_aware") else { return };
         let standby = self.standby.clone();
         self.until_stopped(async move {
-            kube.watch_rollout(&set.labels, &set.template_hash, standby).await;
+            kube.watch_rollout(&sets.labels, &sets.template_hash, standby).await;
         });
     }
 

@@ -82,14 +82,14 @@ pub struct ReplicaSetSeen {
 /// Whether pods of a newer `ReplicaSet` are ready than that of this hash.
 pub fn is_superseded<'a>(
     own: &str,
-    sets: impl Iterator<Item = &'a ReplicaSetSeen> + Clone,
+    mut sets: impl Iterator<Item = &'a ReplicaSetSeen> + Clone,
 ) -> bool {
     let Some(own) = sets.clone().find(|set| set.template_hash == own) else { return false };
     let is_newer = |set: &ReplicaSetSeen| {
         set.deployment == own.deployment
             && set.revision.zip(own.revision).is_some_and(|(its, own)| its > own)
     };
-    sets.into_iter().any(|set| is_newer(set) && set.ready > 0)
+    sets.any(|set| set.ready > 0 && is_newer(set))
 }
 
 #[cfg(test)]

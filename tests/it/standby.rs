@@ -77,6 +77,17 @@ fn set(standby: &watch::Sender<Standby>, reason: Reason, is_so: bool) {
     standby.send_if_modified(|standby| standby.set(reason, is_so));
 }
 
+/// Waits until its metric says so, in the order of the reasons.
+fn counted(worker: &Running, expected: [i64; 2]) {
+    let samples = Reason::ALL.into_iter().zip(expected).map(|(reason, value)| {
+        format!("orchestrator_worker_standing_by{{reason=\"{}\"}} {value}\n", reason.as_str())
+    });
+    let samples: Vec<String> = samples.collect();
+    let is_so = |said: &str| samples.iter().all(|sample| said.contains(sample));
+    let said = || is_so(&worker.instruments.encode()).then_some(());
+    block_in_place(|| wait_until(&samples.concat(), said));
+}
+
 /// One that somebody had begun, and handed back.
 async fn handed_back(store: &SqliteStore) -> Vec<ExecutionId> {
     let begun = submit(store, "noop", 1).await;
@@ -96,14 +107,17 @@ async fn a_worker_that_stands_by_claims_and_takes_over_nothing_until_no_reason_i
     let told = standby.subscribe();
     let worker = Running::start_as(&store, asked.clone(), 4, |worker| worker.standing_by(told));
     asked.claims_nothing().await;
+    counted(&worker, [1, 0]);
     set(&standby, Reason::Superseded, true);
     set(&standby, Reason::Cordoned, false);
     asked.claims_nothing().await;
+    counted(&worker, [0, 1]);
     assert_eq!(asked.claims.load(Ordering::Acquire), 0);
     assert_eq!(states(&store, &new).await, ["pending"; 3]);
     assert_eq!(states(&store, &begun).await, ["running"], "nobody has it");
     set(&standby, Reason::Superseded, false);
     succeed(&store, &[begun, new].concat()).await;
+    counted(&worker, [0, 0]);
     let summary = worker.drain().await;
     assert_eq!((summary.succeeded, summary.lost), (4, 0));
 }

@@ -213,6 +213,7 @@ pub async fn succeed(store: &SqliteStore, ids: &[ExecutionId]) {
 }
 
 pub struct Running {
+    pub instruments: Arc<Instruments>,
     tasks: JoinSet<Result<Summary, WorkError>>,
     shutdown: Shutdown,
 }
@@ -258,17 +259,18 @@ impl Running {
             adopt_orphans: false,
             until_idle: false,
         };
+        let instruments = Arc::new(Instruments::new());
         let worker = Worker::new(
             Arc::new(Faulty { store: store.clone(), mischief }),
             Arc::new(Runners::new(None, FuncRegistry::default())),
             settings,
-            Arc::new(Instruments::new()),
+            instruments.clone(),
             Health::new(seconds(1)),
         );
         let shutdown = Shutdown::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(with(worker).run(shutdown.clone()));
-        Self { tasks, shutdown }
+        Self { instruments, tasks, shutdown }
     }
 
     async fn end(mut self) -> Result<Summary, WorkError> {

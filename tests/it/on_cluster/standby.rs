@@ -16,11 +16,12 @@ use crate::{
     process::{is_soak, wait_until},
 };
 
-/// Pods stand on both nodes; a drain is shorter than the long step.
+/// Pods stand on both nodes. A drain is much shorter than the long step, and than a rollout, so that what one pod hands
+/// back could be claimed by another that goes next.
 const SETTINGS: &str = "replicas: 4
 config:
   slots: 20
-  drain_deadline: 4s
+  drain_deadline: 1s
   lock: {ttl: 10s, renew_every: 2s}
   database: {tls: insecure}
 topologySpread:
