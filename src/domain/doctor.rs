@@ -232,7 +232,7 @@ fn listed<T: AsRef<str>>(names: &[T]) -> String {
 }
 
 /// `1 execution`, `2 executions`.
-fn counted(count: u64, what: &str) -> String {
+pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
