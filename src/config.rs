@@ -25,7 +25,7 @@ use crate::{
         eligibility::Eligibility,
         id::Owner,
         lease::LeaseTerms,
-        pod::PodProcess,
+        pod::{OwnPod, PodProcess},
         retention::Retention,
         retry::Backoff,
         trace::{Mode, Sampling},
@@ -69,6 +69,8 @@ pub struct Config {
     pub dead_owner_watch: Option<String>,
     /// Name of the pod that is marked as busy while this worker is.
     pub busy_marks: Option<String>,
+    /// The pod on which this worker tells, as events, what happens to it.
+    pub events: Option<OwnPod>,
     pub log: Log,
     pub otlp: Otlp,
     /// How many traces an execution has.
@@ -221,6 +223,7 @@ impl Config {
             admin: check::admin(settings, origins, around.in_pod())?,
             pod: check::pod(settings, origins)?,
             busy_marks: check::busy_marks(settings, origins, around)?,
+            events: check::events(settings, origins, around)?,
             dead_owner_watch: settings.pod.dead_owner_watch.clone().filter(|it| !it.is_empty()),
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,

@@ -134,6 +134,8 @@ pub struct Instruments {
     pub drain_contract_ok: Gauge,
     /// What is asked of the Kubernetes API, and whether it may be.
     pub k8s_features: Family<ByFeature, Gauge>,
+    /// Things to tell as events of Kubernetes: `written`, or `dropped`.
+    pub k8s_events: Family<ByResult, Counter>,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -218,6 +220,7 @@ impl Instruments {
                 "k8s_feature_enabled",
                 "1: the Kubernetes API allows what this feature needs",
             ),
+            k8s_events: counter_family(r, "k8s_events", "Events written, and things not told"),
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),
             drain_abandoned: counter(r, "drain_abandoned", "Executions not handed back in time"),

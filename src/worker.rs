@@ -12,6 +12,7 @@ pub mod keeper;
 pub mod leases;
 mod live;
 mod metered;
+mod notices;
 pub mod poller;
 mod reaper;
 pub mod recorder;
@@ -46,6 +47,7 @@ use self::{
 };
 pub use self::{
     drain::Shutdown,
+    notices::Notices,
     shared::{Finished, Summary},
     single::Single,
     spans::Tracing,
@@ -53,8 +55,15 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        death::Death, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
-        pod::PodProcess, retention::Retention, retry::Backoff,
+        death::Death,
+        eligibility::Eligibility,
+        id::Owner,
+        lease::LeaseTerms,
+        marks::Load,
+        notice::{Left, What},
+        pod::PodProcess,
+        retention::Retention,
+        retry::Backoff,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
@@ -112,6 +121,7 @@ pub struct Worker {
     is_watched: bool,
     deaths: Option<Receiver<Death>>,
     load: watch::Sender<Load>,
+    notices: Notices,
 }
 
 impl Worker {
@@ -134,6 +144,7 @@ impl Worker {
             is_watched: true,
             deaths: None,
             load: watch::Sender::default(),
+            notices: Notices::default(),
         }
     }
 
@@ -160,6 +171,12 @@ impl Worker {
     #[must_use]
     pub fn telling(self, load: watch::Sender<Load>) -> Self {
         Self { load, ..self }
+    }
+
+    /// Tells there what people who look at its pod should know.
+    #[must_use]
+    pub fn noticed(self, notices: Notices) -> Self {
+        Self { notices, ..self }
     }
 
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
@@ -293,22 +310,28 @@ async fn follow_drain(shared: Arc<Shared>) {
 async fn announce(shared: &Shared) {
     let (owner, slots) = (shared.settings.owner.as_str(), shared.settings.slots);
     match shared.count_queue().await {
-        Ok(queue) => info!(
-            event = "worker.started",
-            lease.owner = owner,
-            slots,
-            due = queue.due,
-            later = queue.later,
-            running = queue.running,
-            backlog = queue.backlog,
-            "started: {} pending, {} running{}",
-            queue.due + queue.later,
-            queue.running,
-            match queue.backlog {
-                0 => String::new(),
-                held => format!("; {held} old ones are held: see `orchestrator-worker backlog`"),
+        Ok(queue) => {
+            info!(
+                event = "worker.started",
+                lease.owner = owner,
+                slots,
+                due = queue.due,
+                later = queue.later,
+                running = queue.running,
+                backlog = queue.backlog,
+                "started: {} pending, {} running{}",
+                queue.due + queue.later,
+                queue.running,
+                match queue.backlog {
+                    0 => String::new(),
+                    held =>
+                        format!("; {held} old ones are held: see `orchestrator-worker backlog`"),
+                }
+            );
+            if queue.backlog > 0 {
+                shared.notices.tell(What::BacklogHeld(queue.backlog));
             }
-        ),
+        }
         Err(error) => {
             info!(event = "worker.started", lease.owner = owner, slots, "started");
             shared.database_failed(&error);
@@ -427,6 +450,9 @@ async fn finish_drain(shared: &Shared, deadline: Duration) {
                 executions = left,
                 "not handed back in time; others take them over when the lease ends"
             );
+            for standing in shared.leases.standing() {
+                shared.tell_if_overdue(&standing.lease.execution, Left::Abandoned);
+            }
         }
     }
     let took = drain.age();

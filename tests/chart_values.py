@@ -293,6 +293,7 @@ NOT_IN_THE_CHART = {
     "pod.disruption_budget",
     "pod.dead_owner_watch",
     "pod.busy_marks",
+    "pod.events",
 }
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}

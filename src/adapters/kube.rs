@@ -5,11 +5,16 @@
 //! have told and nothing else; an object of it goes no further than this adapter.
 
 mod deaths;
+mod events;
 mod marks;
+mod trial;
+
+pub use trial::Trial;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use kube::{Client, Config};
+use tokio::time::timeout;
 
 use crate::instruments::{ByFeature, Instruments};
 
@@ -51,6 +56,26 @@ impl Kube {
     }
 }
 
+/// Why a call has brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unanswered {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("no answer within {TIMEOUT:?}")]
+    Silence,
+}
+
+impl Unanswered {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api(error) if is_refusal(error))
+    }
+}
+
+/// One call that is no watch.
+async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
+    Ok(timeout(TIMEOUT, call).await.map_err(|_| Unanswered::Silence)??)
+}
+
 /// Whether a feature works, said when that changes.
 struct State {
     feature: &'static str,
@@ -76,6 +101,10 @@ impl State {
     fn set(&self, is_on: bool) {
         let by = ByFeature { feature: self.feature };
         self.instruments.k8s_features.get_or_create(&by).set(i64::from(is_on));
+    }
+
+    fn is_on(&self) -> bool {
+        self.said == Said::On
     }
 
     fn answered(&mut self) {

@@ -152,6 +152,8 @@ level!(Pod {
     dead_owner_watch: Option<String> = None,
     /// Say on the own pod, with the Kubernetes API, whether it is at work.
     busy_marks: bool = false,
+    /// Tell on the own pod, as events of Kubernetes, what happens to it.
+    events: bool = false,
 });
 
 level!(Trace {

@@ -8,6 +8,7 @@ use orchestrator_worker::{
     },
     domain::{
         egress::{Policy, Rule},
+        pod::OwnPod,
         trace::{Mode, Sampling},
     },
 };
@@ -442,6 +443,10 @@ fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_be_marked
     let marked = [pod, ("DATABASE_URL", "mysql://u@db/x"), ("POD_NAME", "worker-0")];
     assert_eq!(load("pod: {busy_marks: true}", &marked).busy_marks.as_deref(), Some("worker-0"));
     assert_eq!(load("", &marked).busy_marks, None);
+    let told = [&marked[..], &[("POD_UID", "u-1")]].concat();
+    let own = OwnPod { name: "worker-0".into(), uid: "u-1".into() };
+    assert_eq!(load("pod: {events: true}", &told).events, Some(own));
+    assert_eq!(load("", &told).events, None);
     assert_eq!(load("admin: {listen: 'off'}", &[]).admin, None);
     assert_eq!(load("admin: {listen: 'localhost:1'}", &[]).admin, Some(address("127.0.0.1:1")));
 }

@@ -17,6 +17,7 @@ mod debian;
 mod definitions;
 mod doctor;
 mod egress;
+mod events;
 mod examples;
 mod features;
 mod first_errors;

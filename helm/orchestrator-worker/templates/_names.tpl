@@ -48,7 +48,9 @@ app.kubernetes.io/name={{ include "orchestrator-worker.name" . }},app.kubernetes
 
 {{/* Whether workers ask the Kubernetes API for anything: a text that is empty if not. */}}
 {{- define "orchestrator-worker.asksKubernetes" -}}
-{{- if or .Values.kubernetes.deadOwnerWatch .Values.kubernetes.busyMarks }}true{{ end }}
+{{- with .Values.kubernetes }}
+{{- if or .deadOwnerWatch .busyMarks .events }}true{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* Hooks run before the release's own account exists. */}}

@@ -11,12 +11,9 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::{
-    sync::watch::Receiver,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch::Receiver, time::sleep};
 
-use super::{Kube, State, TIMEOUT, is_refusal};
+use super::{Kube, State, Unanswered, answer};
 use crate::{
     clock::boot_now,
     domain::{
@@ -30,14 +27,6 @@ const AGAIN: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::fr
 const SHORTEST: Duration = Duration::from_millis(200);
 /// Marks may take so long to be taken off; a drain waits for that no more than for anything else here.
 const LAST: Duration = Duration::from_secs(2);
-
-#[derive(Debug, thiserror::Error)]
-enum Unwritten {
-    #[error(transparent)]
-    Api(#[from] kube::Error),
-    #[error("no answer within {TIMEOUT:?}")]
-    Silence,
-}
 
 impl Kube {
     /// Keeps the marks of this pod as they should be, until it drains.
@@ -98,7 +87,7 @@ impl Marker<'_> {
                 Became::Written
             }
             Err(error) => {
-                let is_refused = matches!(&error, Unwritten::Api(error) if is_refusal(error));
+                let is_refused = error.is_refusal();
                 self.state.failed(&error, is_refused);
                 if is_refused {
                     // Not all workers at one time.
@@ -110,14 +99,13 @@ impl Marker<'_> {
         }
     }
 
-    async fn patch(&self, annotations: &Value) -> Result<(), Unwritten> {
+    async fn patch(&self, annotations: &Value) -> Result<(), Unanswered> {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         let by = PatchParams {
             field_manager: Some("orchestrator-worker".into()),
             ..PatchParams::default()
         };
-        let patched = self.pods.patch_metadata(self.pod, &by, &patch);
-        timeout(TIMEOUT, patched).await.map_err(|_| Unwritten::Silence)??;
+        answer(self.pods.patch_metadata(self.pod, &by, &patch)).await?;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 65] = [
+const IN_THE_FILE: [(&str, &str); 66] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -53,6 +53,10 @@ const IN_THE_FILE: [(&str, &str); 65] = [
     (
         "pod: {busy_marks: true}",
         "pod.busy_marks (from orchestrator-worker.yaml) is true, and POD_NAME does not say which pod that is; set it from the field metadata.name, or give false",
+    ),
+    (
+        "pod: {events: true}",
+        "pod.events (from orchestrator-worker.yaml) is true, and POD_NAME and POD_UID do not say which pod that is; set them from the fields metadata.name and metadata.uid, or give false",
     ),
     (
         "claim: {batch: 51}",
