@@ -32,9 +32,7 @@ use crate::{
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
     telemetry::Telemetry,
-    worker::{
-        self, Notices, Shutdown, Summary, Tracing, Worker, health::Health, poller::Poller,
-    },
+    worker::{self, Notices, Shutdown, Summary, Tracing, Worker, health::Health, poller::Poller},
 };
 
 /// Between two attempts to open the store.

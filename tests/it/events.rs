@@ -85,8 +85,10 @@ fn lost(execution: &str) -> Notice {
 }
 
 /// No two of them are alike.
-fn held(count: u64) -> Notice {
-    Notice { what: What::BacklogHeld(count), execution: None }
+fn reclaimed(count: u64) -> Notice {
+    let what =
+        What::LeasesReclaimed { from: Some(format!("w-{count}")), cause: "lease_expired".into() };
+    Notice { what, execution: Some(format!("e-{count}").as_str().into()) }
 }
 
 /// A worker's process, as far as events are concerned.
@@ -247,7 +249,7 @@ async fn an_outage_is_no_refusal_and_what_it_held_up_is_told_after_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_things_a_burst_is_told_and_what_finds_no_room_is_counted() {
-    let process = Process::start(|_| fine(), (1..=40).map(held).collect()).await;
+    let process = Process::start(|_| fine(), (1..=40).map(reclaimed).collect()).await;
     process.request(9).await;
     process.says("k8s_events_total{result=\"dropped\"} 8");
     process.says("k8s_events_total{result=\"written\"} 10");
@@ -407,16 +409,20 @@ async fn steal(world: &World<Memory>, execution: &ExecutionId) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothing() {
     let own = own();
-    for (trial, line) in [
+    let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {}});
+    let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []});
+    for (trial, good, line) in [
         (
             Trial::Pods("app=w"),
+            json_act("200 OK", &pods),
             "GET /api/v1/namespaces/jobs/pods?&labelSelector=app%3Dw&limit=1 HTTP/1.1".to_owned(),
         ),
         (
             Trial::Patch("worker-0"),
+            json_act("200 OK", &pod),
             "PATCH /api/v1/namespaces/jobs/pods/worker-0?&dryRun=All HTTP/1.1".to_owned(),
         ),
-        (Trial::Event(&own), format!("POST {EVENTS}?&dryRun=All HTTP/1.1")),
+        (Trial::Event(&own), fine(), format!("POST {EVENTS}?&dryRun=All HTTP/1.1")),
     ] {
         let answers = |act: Act| async {
             let server = Server::always(act).await;
@@ -425,9 +431,7 @@ async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothin
             assert_eq!(server.seen()[0].line, line);
             allowed
         };
-        let body = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": [],
-            "eventTime": null});
-        assert_eq!(answers(json_act("200 OK", &body)).await, Allowed::Yes, "{line}");
+        assert_eq!(answers(good).await, Allowed::Yes, "{line}");
         let refused = answers(no(403, "Forbidden")).await;
         let Allowed::Refused(reason) = refused else { panic!("{line}: {refused:?}") };
         assert!(reason.contains("Forbidden, says the test"), "{reason}");
@@ -440,9 +444,11 @@ async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothin
 
 #[test]
 fn a_doctor_looks_at_what_is_set_and_is_silent_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("store.db").display());
     let found = |env: &[(&str, &str)]| -> Vec<Value> {
         let mut command = binary();
-        command.args(["--database-url", "sqlite::memory:", "doctor", "--output", "json"]);
+        command.args(["--database-url", &url, "doctor", "--output", "json"]);
         let ended = end_of(command.envs(env.iter().copied()));
         let all: Vec<Value> = serde_json::from_str(&ended.stdout).expect("JSON");
         all.into_iter().filter(|one| one["check"] == "kubernetes").collect()

@@ -9,6 +9,7 @@ mod blows;
 mod confirmed;
 mod deaths;
 mod drain;
+mod events;
 mod kube;
 mod kubelet;
 mod life;

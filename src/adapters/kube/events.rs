@@ -42,12 +42,7 @@ const INSTANCE: usize = 128;
 
 impl Kube {
     /// Tells of what happens until `stop`; what is there to be told then is tried once more.
-    pub async fn tell(
-        self,
-        pod: &OwnPod,
-        mut notices: Receiver<Notice>,
-        stop: CancellationToken,
-    ) {
+    pub async fn tell(self, pod: &OwnPod, mut notices: Receiver<Notice>, stop: CancellationToken) {
         let mut teller = Teller::new(self, pod);
         loop {
             let due = teller.due_in();
