@@ -159,10 +159,9 @@ impl Outbox {
     /// What has waited for longer is news to nobody.
     const STALE: Duration = Duration::from_secs(600);
 
-    /// Returns how many were dropped for it: itself, if there is no room, and what has waited for too long.
+    /// Whether there is room for it.
     #[must_use]
-    pub fn add(&mut self, notice: Notice, now: BootTime) -> u64 {
-        let dropped = self.retain(|one| now.since(one.since) < Self::STALE);
+    pub fn add(&mut self, notice: Notice, now: BootTime) -> bool {
         let Notice { what, execution } = notice;
         if let Some(alike) = self.waiting.iter_mut().find(|one| one.what == what) {
             alike.add(execution);
@@ -171,9 +170,15 @@ impl Outbox {
             one.add(execution);
             self.waiting.push_back(one);
         } else {
-            return dropped + 1;
+            return false;
         }
-        dropped
+        true
+    }
+
+    /// Returns how many were dropped: they have waited for too long.
+    #[must_use]
+    pub fn drop_stale(&mut self, now: BootTime) -> u64 {
+        self.retain(|one| now.since(one.since) < Self::STALE)
     }
 
     /// What is told next. `untold`: how many things before it were dropped.
@@ -187,6 +192,7 @@ impl Outbox {
     }
 
     /// Returns how many were dropped: nobody wants them.
+    #[must_use]
     pub fn clear(&mut self) -> u64 {
         self.retain(|_| false)
     }
@@ -256,7 +262,7 @@ mod tests {
     fn told(notices: Vec<Notice>) -> Vec<Event> {
         let mut outbox = Outbox::default();
         for notice in notices {
-            assert_eq!(outbox.add(notice, at(0)), 0);
+            assert!(outbox.add(notice, at(0)));
         }
         let mut told = Vec::new();
         while let Some(event) = outbox.first(0) {
@@ -363,7 +369,7 @@ mod tests {
     fn a_note_is_never_too_long_and_says_at_its_end_what_was_dropped() {
         let mut outbox = Outbox::default();
         let long = What::SchemaMismatch(Unfit::Unusable, "ä".repeat(NOTE));
-        assert_eq!(outbox.add(Notice { what: long, execution: None }, at(0)), 0);
+        assert!(outbox.add(Notice { what: long, execution: None }, at(0)));
         for (untold, end) in [
             (0, "ää"),
             (1, "ä (1 thing before this could not be told)"),
@@ -379,11 +385,12 @@ mod tests {
         let mut outbox = Outbox::default();
         let held = |count| Notice { what: What::BacklogHeld(count), execution: None };
         for count in 0..32 {
-            assert_eq!(outbox.add(held(count), at(count)), 0);
+            assert!(outbox.add(held(count), at(count)));
         }
-        assert_eq!(outbox.add(held(99), at(40)), 1);
-        assert_eq!(outbox.add(held(5), at(40)), 0, "one like it waits");
-        assert_eq!(outbox.add(held(99), at(610)), 11, "those up to 10 are stale");
+        assert!(!outbox.add(held(99), at(40)));
+        assert!(outbox.add(held(5), at(40)), "one like it waits");
+        assert_eq!(outbox.drop_stale(at(610)), 11, "those up to 10");
+        assert!(outbox.add(held(99), at(610)));
         let first = outbox.first(0).expect("some wait").note;
         assert!(first.starts_with("11 executions "), "{first}");
         assert_eq!(outbox.clear(), 22);

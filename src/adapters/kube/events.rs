@@ -1,7 +1,7 @@
 //! Tells, as events on the pod of this process, what happens to its worker.
 //!
 //! **Invariant:** one call at most is under way, each ends within its time, and no more of them are made than
-//! the bucket lets pass; whatever has to be told meanwhile waits, or is dropped and counted.
+//! the bucket lets pass, but for a last burst; whatever has to be told meanwhile waits, or is dropped and counted.
 
 use std::time::Duration;
 
@@ -91,8 +91,9 @@ impl<'a> Teller<'a> {
     }
 
     fn note(&mut self, notice: Notice) {
-        let dropped = self.outbox.add(notice, boot_now());
-        self.count_dropped(dropped);
+        if !self.outbox.add(notice, boot_now()) {
+            self.count_dropped(1);
+        }
     }
 
     fn count(&self, result: &'static str) -> Counter {
@@ -124,6 +125,8 @@ impl<'a> Teller<'a> {
 
     /// Whether it was written.
     async fn tell_first(&mut self) -> bool {
+        let stale = self.outbox.drop_stale(boot_now());
+        self.count_dropped(stale);
         let dropped = self.count("dropped").get();
         let Some(event) = self.outbox.first(dropped - self.said) else { return false };
         let published = self.publish(&event).await;
