@@ -1,19 +1,31 @@
 //! Pods that tell by events what happens to them, as `kubectl` shows it, and what `doctor` says in a pod.
 
+use std::sync::Arc;
+
 use orchestrator_worker::{
-    domain::id::ExecutionId,
+    adapters::kube::Kube,
+    domain::{
+        id::ExecutionId,
+        notice::{LostBy, Notice, What},
+        pod::OwnPod,
+    },
+    instruments::Instruments,
     ports::control::{Control, Start, Submission},
+    telemetry,
 };
 use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::Row as _;
 use tokio::{
-    task::block_in_place,
+    sync::mpsc,
+    task::{JoinSet, block_in_place},
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     kube::{self as cluster, Pod, seconds, signal},
+    marks::as_pod,
     stand::{RELEASE, Stand},
 };
 use crate::{
@@ -113,6 +125,7 @@ async fn submit_old(stand: &Stand) -> ExecutionId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pod_tells_by_events_what_happens_to_its_worker() {
+    telemetry::install_tls();
     let stand = Stand::new("events").await;
     block_in_place(|| {
         stand.install_only(SETTINGS);
@@ -154,6 +167,10 @@ async fn a_pod_tells_by_events_what_happens_to_its_worker() {
         signal(&frozen, Signal::CONT);
         event(&stand, "ClaimLost", Some(&frozen), Some(&its));
         is_described(&stand, &frozen, "ClaimLost");
+        // As the chart's notes say it.
+        let selected = "involvedObject.kind=Pod,reportingComponent=orchestrator-worker";
+        let listed = stand.kubectl(&["get", "events", "--field-selector", selected]);
+        assert!(listed.contains("ClaimLost") && !listed.contains("Pulled"), "{listed}");
     });
 
     let (drained, its) = at_work(&stand).await;
@@ -165,6 +182,7 @@ async fn a_pod_tells_by_events_what_happens_to_its_worker() {
         stand.ready(3);
         a_doctor_says_what_is_allowed_and_what_is_not(&stand);
     });
+    what_happens_again_is_counted(&stand).await;
     assert_eq!(stand.control().await.release_backlog(None).await.expect("released"), 1);
     stand.judge().await;
 }
@@ -192,4 +210,29 @@ fn a_doctor_says_what_is_allowed_and_what_is_not(stand: &Stand) {
     assert!(repair.contains("set kubernetes.events in the chart"), "{refused:?}");
     cluster::apply(&binding);
     are("ok");
+    stand.helm(&["test", RELEASE]);
+}
+
+/// On the event that is there, with the rights of a worker alone.
+async fn what_happens_again_is_counted(stand: &Stand) {
+    let pod = block_in_place(|| stand.ready(3).remove(0));
+    let instruments = Arc::new(Instruments::new());
+    let kube = Kube::new(as_pod(stand, &pod).await, instruments.clone()).expect("a client");
+    let own = OwnPod { name: pod.name.clone(), uid: pod.uid.clone() };
+    let (tell, told) = mpsc::channel(1);
+    let mut telling = JoinSet::new();
+    telling.spawn(async move { kube.tell(&own, told, CancellationToken::new()).await });
+    for count in 1..=3 {
+        let what = What::ClaimLost(LostBy::Unrecordable);
+        let again = Notice { what, execution: Some("again".into()) };
+        tell.send(again).await.expect("it listens");
+        let line = format!("k8s_events_total{{result=\"written\"}} {count}");
+        let is_written = || instruments.encode().contains(&line).then_some(());
+        block_in_place(|| wait_until(&line, is_written));
+    }
+    drop(tell);
+    telling.join_next().await.expect("it was started").expect("no panic");
+    let counted =
+        block_in_place(|| event(stand, "ClaimLost", Some(&pod), Some(&["again".to_owned()])));
+    assert_eq!(counted["series"]["count"], 3, "{counted}");
 }

@@ -145,7 +145,7 @@ fn a_drain_takes_marks_off(stand: &Stand, pod: &Pod) {
 }
 
 /// With the rights of this pod's own process.
-async fn as_pod(stand: &Stand, pod: &Pod) -> Api<v1::Pod> {
+pub async fn as_pod(stand: &Stand, pod: &Pod) -> Config {
     let (token, mut config) = block_in_place(|| {
         let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name];
         let token = stand.kubectl(&[&["create", "token", RELEASE][..], &bound].concat());
@@ -154,13 +154,14 @@ async fn as_pod(stand: &Stand, pod: &Pod) -> Api<v1::Pod> {
     config["users"][0]["user"] = json!({"token": token.trim()});
     let config = Kubeconfig::from_yaml(&config.to_string()).expect("a kubeconfig");
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
-    let client = Client::try_from(config).expect("a client");
-    Api::namespaced(client, stand.name)
+    let mut config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
+    config.default_namespace = stand.name.into();
+    config
 }
 
 async fn a_policy_holds_a_worker_to_its_marks(stand: &Stand, own: &Pod, other: &Pod) {
-    let pods = as_pod(stand, own).await;
+    let client = Client::try_from(as_pod(stand, own).await).expect("a client");
+    let pods: Api<v1::Pod> = Api::default_namespaced(client);
     let annotation = |name: &str| json!({"metadata": {"annotations": {name: "77"}}});
     let image = json!({"spec": {"containers": [{"name": "worker", "image": "localhost/other:1"}]}});
     for (what, pod, patch, refusal) in [
