@@ -12,7 +12,7 @@ mod stores;
 
 pub use daemon::{Daemon, supported};
 pub use logs::{Logger, Logs, Refilter};
-pub use reach::{reach, reach_leases};
+pub use reach::{reach, reach_kubernetes, reach_leases};
 pub use stores::{Stores, connect, open};
 
 use std::{io, path::PathBuf};

@@ -25,7 +25,7 @@ use crate::{
         eligibility::Eligibility,
         id::Owner,
         lease::LeaseTerms,
-        pod::PodProcess,
+        pod::{OwnPod, PodProcess},
         retention::Retention,
         retry::Backoff,
         trace::{Mode, Sampling},
@@ -73,6 +73,8 @@ pub struct Config {
     pub cordon_watch: Option<String>,
     /// Which `ReplicaSets` are watched.
     pub rollout_aware: Option<ReplicaSets>,
+    /// The pod on which this worker tells, as events, what happens to it.
+    pub events: Option<OwnPod>,
     pub log: Log,
     pub otlp: Otlp,
     /// How many traces an execution has.
@@ -235,6 +237,7 @@ impl Config {
             busy_marks: check::busy_marks(settings, origins, around)?,
             cordon_watch: check::cordon_watch(settings, origins, around)?,
             rollout_aware: check::rollout_aware(settings, origins, around)?,
+            events: check::events(settings, origins, around)?,
             dead_owner_watch: settings.pod.dead_owner_watch.clone().filter(|it| !it.is_empty()),
             state_dir: state_dir(settings.state_dir.as_deref(), around),
             log: check::log(settings, origins)?,

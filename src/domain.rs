@@ -4,6 +4,7 @@
 //! **Invariant:** nothing in here does I/O, reads a clock, an environment variable or a file; time
 //! and randomness arrive as arguments. `tests/it/architecture.rs` holds it to that.
 
+pub mod bucket;
 pub mod cut;
 pub mod death;
 pub mod deferral;
@@ -21,6 +22,7 @@ pub mod lease;
 pub mod lock;
 pub mod lock_table;
 pub mod marks;
+pub mod notice;
 pub mod plan;
 pub mod pod;
 pub mod recovery;

@@ -136,6 +136,8 @@ pub struct Instruments {
     pub k8s_features: Family<ByFeature, Gauge>,
     /// Why this worker claims nothing for now.
     pub standing_by: Family<ByReason, Gauge>,
+    /// Things to tell as events of Kubernetes: `written`, or `dropped`.
+    pub k8s_events: Family<ByResult, Counter>,
     pub draining: Gauge,
     pub drain_duration: Seconds,
     pub drain_abandoned: Counter,
@@ -225,6 +227,7 @@ impl Instruments {
                 "standing_by",
                 "1: for this reason nothing is claimed or taken over for now",
             ),
+            k8s_events: counter_family(r, "k8s_events", "Events written, and things not told"),
             draining: gauge(r, "draining", "1 while the worker goes away"),
             drain_duration: gauge_seconds(r, "drain_duration", "How long the drain took"),
             drain_abandoned: counter(r, "drain_abandoned", "Executions not handed back in time"),

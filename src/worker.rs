@@ -12,6 +12,7 @@ pub mod keeper;
 pub mod leases;
 mod live;
 mod metered;
+mod notices;
 pub mod poller;
 mod reaper;
 pub mod recorder;
@@ -47,6 +48,7 @@ use self::{
 };
 pub use self::{
     drain::Shutdown,
+    notices::Notices,
     shared::{Finished, Summary},
     single::Single,
     spans::Tracing,
@@ -54,8 +56,16 @@ pub use self::{
 use crate::{
     clock::boot_now,
     domain::{
-        death::News, eligibility::Eligibility, id::Owner, lease::LeaseTerms, marks::Load,
-        pod::PodProcess, retention::Retention, retry::Backoff, standby::Standby,
+        death::News,
+        eligibility::Eligibility,
+        id::Owner,
+        lease::LeaseTerms,
+        marks::Load,
+        notice::{Left, What},
+        pod::PodProcess,
+        retention::Retention,
+        retry::Backoff,
+        standby::Standby,
     },
     instruments::{ByResult, Instruments, as_seconds, millis},
     ports::{
@@ -114,6 +124,7 @@ pub struct Worker {
     pods: Option<Receiver<News>>,
     load: watch::Sender<Load>,
     standby: watch::Receiver<Standby>,
+    notices: Notices,
 }
 
 impl Worker {
@@ -137,6 +148,7 @@ impl Worker {
             pods: None,
             load: watch::Sender::default(),
             standby: watch::Sender::default().subscribe(),
+            notices: Notices::default(),
         }
     }
 
@@ -170,6 +182,12 @@ impl Worker {
     #[must_use]
     pub fn standing_by(self, standby: watch::Receiver<Standby>) -> Self {
         Self { standby, ..self }
+    }
+
+    /// Tells there what people who look at its pod should know.
+    #[must_use]
+    pub fn noticed(self, notices: Notices) -> Self {
+        Self { notices, ..self }
     }
 
     /// Works until it is told to stop, or until nothing is left if so set. Before an error, what it
@@ -304,22 +322,28 @@ async fn follow_drain(shared: Arc<Shared>) {
 async fn announce(shared: &Shared) {
     let (owner, slots) = (shared.settings.owner.as_str(), shared.settings.slots);
     match shared.count_queue().await {
-        Ok(queue) => info!(
-            event = "worker.started",
-            lease.owner = owner,
-            slots,
-            due = queue.due,
-            later = queue.later,
-            running = queue.running,
-            backlog = queue.backlog,
-            "started: {} pending, {} running{}",
-            queue.due + queue.later,
-            queue.running,
-            match queue.backlog {
-                0 => String::new(),
-                held => format!("; {held} old ones are held: see `orchestrator-worker backlog`"),
+        Ok(queue) => {
+            info!(
+                event = "worker.started",
+                lease.owner = owner,
+                slots,
+                due = queue.due,
+                later = queue.later,
+                running = queue.running,
+                backlog = queue.backlog,
+                "started: {} pending, {} running{}",
+                queue.due + queue.later,
+                queue.running,
+                match queue.backlog {
+                    0 => String::new(),
+                    held =>
+                        format!("; {held} old ones are held: see `orchestrator-worker backlog`"),
+                }
+            );
+            if queue.backlog > 0 {
+                shared.notices.tell(What::BacklogHeld(queue.backlog));
             }
-        ),
+        }
         Err(error) => {
             info!(event = "worker.started", lease.owner = owner, slots, "started");
             shared.database_failed(&error);
@@ -440,6 +464,9 @@ async fn finish_drain(shared: &Shared, deadline: Duration) {
                 executions = left,
                 "not handed back in time; others take them over when the lease ends"
             );
+            for standing in shared.leases.standing() {
+                shared.tell_if_overdue(&standing.lease.execution, Left::Abandoned);
+            }
         }
     }
     let took = drain.age();

@@ -295,6 +295,7 @@ NOT_IN_THE_CHART = {
     "pod.busy_marks",
     "pod.cordon_watch",
     "pod.rollout_aware",
+    "pod.events",
 }
 # What the README says in words.
 WORDS = {"none", "all", "kept for good", "free slots, at most 50", "info, others warn"}

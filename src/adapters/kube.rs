@@ -5,10 +5,14 @@
 //! have told and nothing else; an object of it goes no further than this adapter.
 
 mod deaths;
+mod events;
 mod marks;
 mod node;
 mod rollout;
 mod standby;
+mod trial;
+
+pub use trial::Trial;
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -71,7 +75,7 @@ impl Unanswered {
 }
 
 /// What a call brings; of a watch its beginning.
-async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
+async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
     Ok(timeout(TIMEOUT, call).await.map_err(|_| Unanswered::Silence)??)
 }
 
@@ -104,6 +108,10 @@ impl State {
     fn set(&self, is_on: bool) {
         let by = ByFeature { feature: self.feature };
         self.instruments.k8s_features.get_or_create(&by).set(i64::from(is_on));
+    }
+
+    fn is_on(&self) -> bool {
+        self.said == Said::On
     }
 
     fn answered(&mut self) {

@@ -21,20 +21,27 @@ use crate::{
     admin::{Admin, Probes},
     config::{Config, Sqlite, Store},
     domain::{
-        death::News, intake::Supported, marks::Load, pod::PodProcess, retry::Backoff,
+        death::News,
+        intake::Supported,
+        marks::Load,
+        notice::{Notice, Unfit, What},
+        pod::PodProcess,
+        retry::Backoff,
         standby::Standby,
     },
     instruments::Instruments,
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
     telemetry::Telemetry,
-    worker::{self, Shutdown, Summary, Tracing, Worker, health::Health, poller::Poller},
+    worker::{self, Notices, Shutdown, Summary, Tracing, Worker, health::Health, poller::Poller},
 };
 
 /// Between two attempts to open the store.
 const PAUSE: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
 /// Of pods, that nobody has heard yet.
 const NEWS: usize = 64;
+/// Things that nobody has been told of yet.
+const NOTICES: usize = 256;
 /// What the admin port has begun to answer, and the Kubernetes API, may take so long at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
@@ -53,6 +60,7 @@ pub struct Daemon {
     load: watch::Sender<Load>,
     pods: Option<Receiver<News>>,
     standby: watch::Sender<Standby>,
+    notices: Notices,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -106,6 +114,7 @@ impl Daemon {
             load: watch::Sender::default(),
             pods: None,
             standby: watch::Sender::default(),
+            notices: Notices::default(),
             tasks,
             stop,
         };
@@ -116,6 +125,7 @@ impl Daemon {
             daemon.watch_node();
             daemon.watch_rollout();
         }
+        daemon.tell_events();
         Ok(daemon)
     }
 
@@ -134,13 +144,21 @@ impl Daemon {
                     say_opened(&self.config.store);
                     return Ok(Some(stores));
                 }
-                Err(error) if self.waits_for(&error) => error.to_string(),
+                Err(error) if self.waits_for(&error) => error,
                 Err(error) => return Err(error),
             };
-            if error != said {
-                tracing::warn!(event = "store.waiting", error, "the store cannot be used yet");
-                self.probes.wait_for(error.clone());
-                said = error;
+            let sentence = error.to_string();
+            if sentence != said {
+                tracing::warn!(
+                    event = "store.waiting",
+                    error = sentence,
+                    "the store cannot be used yet"
+                );
+                if let Some(unfit) = unfit(&error) {
+                    self.notices.tell(What::SchemaMismatch(unfit, sentence.clone()));
+                }
+                self.probes.wait_for(sentence.clone());
+                said = sentence;
             }
             let pause = PAUSE.delay(attempt, rand::random(), Some(Duration::from_millis(200)));
             tokio::select! {
@@ -195,6 +213,17 @@ impl Daemon {
         let Some(kube) = self.kube("busy_marks") else { return };
         let load = self.load.subscribe();
         self.tasks.spawn(async move { kube.mark(&pod, load).await });
+    }
+
+    /// Tells on its pod what happens to it, if so set. Begins before there is a worker, because that may have to
+    /// wait for its tables.
+    fn tell_events(&mut self) {
+        let Some(pod) = self.config.events.clone() else { return };
+        let Some(kube) = self.kube("events") else { return };
+        let (tell, told) = mpsc::channel::<Notice>(NOTICES);
+        self.notices = Notices::to(tell, self.instruments.clone());
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { kube.tell(&pod, told, stop).await });
     }
 
     /// The API server, for what the setting of this name under `pod` wants of it.
@@ -262,7 +291,8 @@ impl Daemon {
         .traced(self.tracing.clone())
         .told_of_pods(self.pods.take())
         .telling(self.load.clone())
-        .standing_by(self.standby.subscribe());
+        .standing_by(self.standby.subscribe())
+        .noticed(self.notices.clone());
         self.probes.begin();
         let shutdown =
             Shutdown { drain: self.wishes.drain.clone(), abort: self.wishes.abort.clone() };
@@ -273,6 +303,17 @@ impl Daemon {
             tracing::debug!("the admin port or the Kubernetes API still has somebody waiting");
         }
         Ok(summary?)
+    }
+}
+
+/// What is wrong with a database that a person has to mend.
+const fn unfit(error: &AppError) -> Option<Unfit> {
+    match error {
+        AppError::Control(ControlError::NotMigrated) => Some(Unfit::NotMigrated),
+        AppError::Control(ControlError::TooNew { .. }) => Some(Unfit::TooNew),
+        AppError::Store(StoreError::NotReady(_))
+        | AppError::Control(ControlError::Store(StoreError::NotReady(_))) => Some(Unfit::Unusable),
+        _ => None,
     }
 }
 

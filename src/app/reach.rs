@@ -1,14 +1,17 @@
-//! Whether a collector takes connections, and whether a lock server answers.
+//! Whether a collector takes connections, a lock server answers, and the Kubernetes API allows what is set.
 //!
-//! **Invariant:** no span is sent, and no lock taken.
+//! **Invariant:** no span is sent, no lock taken, and nothing of the cluster changed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    adapters::kube::{Kube, Trial},
     config::Config,
-    domain::doctor::Export,
+    domain::doctor::{Allowed, Export, Feature},
+    instruments::Instruments,
     orchestrator::{LockConfig, ProviderRegistry},
     ports::lock::LockError,
 };
@@ -36,4 +39,31 @@ pub async fn reach(config: &Config) -> Export {
         Ok(Err(error)) => Export::Unreached(server, error.to_string()),
         Err(_) => Export::Unreached(server, format!("no answer within {PATIENCE:?}")),
     }
+}
+
+/// What the Kubernetes API says to each feature of it that is set.
+pub async fn reach_kubernetes(config: &Config) -> Vec<(Feature, Allowed)> {
+    let labels = config.dead_owner_watch.as_deref();
+    let asked: Vec<(Feature, Trial<'_>)> = [
+        labels.map(|labels| (Feature::DEAD_OWNER_WATCH, Trial::Pods(labels))),
+        config.busy_marks.as_deref().map(|pod| (Feature::BUSY_MARKS, Trial::Patch(pod))),
+        config.events.as_ref().map(|pod| (Feature::EVENTS, Trial::Event(pod))),
+        config.cordon_watch.as_deref().map(|node| (Feature::CORDON_WATCH, Trial::Node(node))),
+        config
+            .rollout_aware
+            .as_ref()
+            .map(|it| (Feature::ROLLOUT_AWARE, Trial::ReplicaSets(&it.labels))),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if asked.is_empty() {
+        return Vec::new();
+    }
+    let kube = Kube::in_pod(Arc::new(Instruments::new()));
+    join_all(asked.into_iter().map(async |(feature, trial)| match &kube {
+        Ok(kube) => (feature, kube.allows(&trial).await),
+        Err(error) => (feature, Allowed::Unreached(error.to_string())),
+    }))
+    .await
 }

@@ -31,8 +31,9 @@ use crate::{
 /// Checks, in this order: where the settings came from; connection and server; schema, indexes and
 /// grants (those of a worker); clock and zone; a lock that is acquired, renewed and released for trial,
 /// and leaves nothing; executions of unknown status and backlog; expired lock rows; whether a drain has
-/// the time that it takes; whether the server answers that keeps leases, if they are not in the database; and
-/// whether the OTLP endpoint takes connections. Run it as a worker's user, with a worker's settings.
+/// the time that it takes; whether the server answers that keeps leases, if they are not in the database;
+/// whether the OTLP endpoint takes connections; and whether the Kubernetes API allows what `pod.` settings want
+/// of it. Run it as a worker's user, with a worker's settings.
 ///
 /// It mends two things by itself, unless --dry-run is given: steps of the migration that are not done
 /// (as `migrate`), and expired lock rows that nobody needs (as `locks clean`). All else is advice: a
@@ -73,6 +74,8 @@ pub async fn run(
         findings.push(doctor::leases(&leases.provider, &answer));
     }
     findings.push(doctor::export(&app::reach(config).await));
+    let kubernetes = app::reach_kubernetes(config).await;
+    findings.extend(kubernetes.iter().map(|(feature, it)| doctor::kubernetes(*feature, it)));
     match args.output {
         OutputWord::Json => output::json(&findings)?,
         OutputWord::Table => print(&findings, config)?,

@@ -19,7 +19,7 @@ use crate::{
         eligibility::{Backlog, Eligibility},
         id::Owner,
         lease::LeaseTerms,
-        pod::PodProcess,
+        pod::{OwnPod, PodProcess},
         retention::Retention,
         retry::Backoff,
         trace::Mode,
@@ -288,6 +288,23 @@ fn needed(
 ) -> Result<String, ConfigError> {
     let value = around.var(variable).map(str::to_owned);
     value.ok_or_else(|| ConfigError::invalid(origins, key, problem))
+}
+
+/// The pod on which is told what happens to it.
+pub(super) fn events(
+    settings: &Settings,
+    origins: &Origins,
+    around: &Surroundings,
+) -> Result<Option<OwnPod>, ConfigError> {
+    if !settings.pod.events {
+        return Ok(None);
+    }
+    let (Some(name), Some(uid)) = (around.var("POD_NAME"), around.var("POD_UID")) else {
+        let problem = "is true, and POD_NAME and POD_UID do not say which pod that is; set them from the \
+                       fields metadata.name and metadata.uid, or give false";
+        return Err(ConfigError::invalid(origins, "pod.events", problem));
+    };
+    Ok(Some(OwnPod { name: name.into(), uid: uid.into() }))
 }
 
 pub(super) fn admin(

@@ -157,6 +157,8 @@ level!(Pod {
     /// Labels of the workers' `ReplicaSets`, which are watched with the Kubernetes API to stand by while pods of a
     /// newer one than the own are ready; not at all if none are given.
     rollout_aware: Option<String> = None,
+    /// Tell on the own pod, as events of Kubernetes, what happens to it.
+    events: bool = false,
 });
 
 level!(Trace {

@@ -16,6 +16,7 @@ use super::{
 mod clock;
 mod drain;
 mod export;
+mod kubernetes;
 mod locks;
 mod rights;
 mod rows;
@@ -25,6 +26,7 @@ mod templates;
 
 pub use clock::{Clock, wrong_zone};
 pub use export::{Export, export, leases};
+pub use kubernetes::{Allowed, Feature, kubernetes};
 pub use locks::RoundTrip;
 pub use rights::{DELETED, Rights, Verb, grants};
 pub use rows::Rows;
@@ -232,7 +234,7 @@ fn listed<T: AsRef<str>>(names: &[T]) -> String {
 }
 
 /// `1 execution`, `2 executions`.
-fn counted(count: u64, what: &str) -> String {
+pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 

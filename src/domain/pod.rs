@@ -14,6 +14,13 @@ pub struct PodProcess {
     life: Option<Life>,
 }
 
+/// The pod that this process runs in, as the Kubernetes API knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPod {
+    pub name: String,
+    pub uid: String,
+}
+
 /// Why a text is no pod's UID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must have at most 38 letters, digits and dashes")]

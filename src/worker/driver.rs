@@ -22,6 +22,7 @@ use crate::{
         execution::{AttemptOutcome, ExecutionState},
         id::StepExecutionId,
         intake::StepSlot,
+        notice::LostBy,
         plan::{End, Finish, Plan, Progress, plan},
         step::Step,
         workflow::{NodeId, Workflow},
@@ -257,7 +258,7 @@ impl Driver {
 
     /// Waits until nothing of it runs any more; records nothing.
     async fn lose(mut self) -> Driven {
-        self.standing.lose();
+        self.standing.lose(LostBy::Deadline);
         while let Some(joined) = self.tries.join_next().await {
             debug!(step = ?taken(joined).0, "step of a lost execution has ended");
         }

@@ -24,6 +24,7 @@ use crate::{
     domain::{
         id::Beat,
         lease::{BootTime, Lease, LeaseTerms, Renewal},
+        notice::LostBy,
     },
     instruments::{ByReason, ByResult, Instruments},
     ports::executions::ExecutionStore,
@@ -144,7 +145,7 @@ impl Keeper {
             // Its driver knows, and the lease is about to be forgotten.
             Renewal::Ended => {}
             Renewal::Lost => {
-                if standing.lose() {
+                if standing.lose(LostBy::Taken) {
                     self.instruments.lease_lost.get_or_create(&ByReason { reason: "taken" }).inc();
                     error!(event = "lease.lost", "lease is held by another: its work is stopped");
                 }

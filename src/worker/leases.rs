@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use super::spans::Term;
 use crate::domain::{
     id::{ExecutionId, Fence},
     lease::{BootTime, Lease},
+    notice::LostBy,
 };
 
 /// One lease as its holder sees it.
@@ -22,6 +23,7 @@ pub struct Standing {
     pub term: Arc<Term>,
     deadline: watch::Sender<BootTime>,
     lost: CancellationToken,
+    lost_by: OnceLock<LostBy>,
     cancelled: CancellationToken,
 }
 
@@ -32,6 +34,7 @@ impl Standing {
             term,
             deadline: watch::Sender::new(deadline),
             lost: CancellationToken::new(),
+            lost_by: OnceLock::new(),
             cancelled: CancellationToken::new(),
         }
     }
@@ -55,14 +58,19 @@ impl Standing {
     }
 
     /// Returns whether it was standing until now.
-    pub fn lose(&self) -> bool {
-        let first = !self.lost.is_cancelled();
+    pub fn lose(&self, by: LostBy) -> bool {
+        let first = self.lost_by.set(by).is_ok();
         self.lost.cancel();
         first
     }
 
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// Why it is lost, if it is.
+    pub fn lost_by(&self) -> Option<LostBy> {
+        self.lost_by.get().copied()
     }
 
     /// Somebody cancelled the execution.
@@ -82,7 +90,7 @@ impl Leases {
     pub fn add(&self, lease: Lease, deadline: BootTime, term: Arc<Term>) -> Arc<Standing> {
         let standing = Arc::new(Standing::new(lease.clone(), deadline, term));
         if let Some(former) = self.held().insert(lease.execution, standing.clone()) {
-            former.lose();
+            former.lose(LostBy::Taken);
         }
         standing
     }

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::leases::Standing;
 use crate::{
     clock::boot_now,
-    domain::retry::Backoff,
+    domain::{notice::LostBy, retry::Backoff},
     instruments::{ByReason, Instruments},
     ports::executions::{Advance, AdvanceError, Advanced, ExecutionStore, StoreError},
 };
@@ -135,7 +135,7 @@ impl Committer {
         let (standing, lost): (Vec<_>, Vec<_>) =
             orders.into_iter().partition(|order| order.standing.may_act(now));
         for order in lost {
-            order.standing.lose();
+            order.standing.lose(LostBy::Deadline);
             reply(order, Err(LeaseLost));
         }
         if standing.is_empty() {
@@ -186,7 +186,7 @@ impl Committer {
     /// The database refuses something that is not the step's own: whoever takes the execution over
     /// meets the same, and fails it with the reason.
     fn give_up(&self, order: Order, problem: &str) {
-        if order.standing.lose() {
+        if order.standing.lose(LostBy::Unrecordable) {
             self.instruments.lease_lost.get_or_create(&ByReason { reason: "unrecordable" }).inc();
             let _of_execution = order.standing.term.log().enter();
             error!(
@@ -199,7 +199,7 @@ impl Committer {
 
     fn note_fenced(&self, standing: &Standing) {
         self.instruments.fenced_writes.inc();
-        if standing.lose() {
+        if standing.lose(LostBy::Taken) {
             self.instruments.lease_lost.get_or_create(&ByReason { reason: "fenced" }).inc();
             let _of_execution = standing.term.log().enter();
             warn!(

@@ -26,6 +26,7 @@ use super::{
     health::Health,
     keeper::Beats,
     leases::{Leases, Standing},
+    notices::Notices,
     recorder::Recorder,
     spans::{Past, Term, Tracing},
     teller::Untold,
@@ -37,11 +38,13 @@ use crate::{
     domain::{
         death::{Death, News},
         deferral::Deferral,
+        drain_contract::patience,
         execution::ExecutionState,
         id::{ExecutionId, Fence},
         intake::Supported,
         lease::BootTime,
         marks::Load,
+        notice::{Left, LostBy, Unfit, What},
         recovery::{Held, Observations, TakeOver},
         standby::Standby,
     },
@@ -99,6 +102,7 @@ pub struct Shared {
     freed: Notify,
     load: watch::Sender<Load>,
     standby: watch::Receiver<Standby>,
+    pub notices: Notices,
     pub drivers: TaskTracker,
     observations: Mutex<Observations>,
     summary: Mutex<Summary>,
@@ -139,6 +143,7 @@ impl Shared {
             freed: Notify::new(),
             load: worker.load.clone(),
             standby: worker.standby.clone(),
+            notices: worker.notices.clone(),
             drivers,
             observations: Mutex::default(),
             summary: Mutex::default(),
@@ -211,6 +216,13 @@ impl Shared {
         self.health.set_draining();
         self.instruments.draining.set(1);
         self.load.send_if_modified(Load::drain);
+    }
+
+    /// Tells what became of this work, if a drain has not waited for it; whoever has asked to end now knows.
+    pub fn tell_if_overdue(&self, execution: &ExecutionId, left: Left) {
+        if self.tools.drain.age() >= patience(self.settings.drain_deadline) {
+            self.notices.tell_of(execution, What::DrainTimedOut(left));
+        }
     }
 
     pub async fn all_done(&self) {
@@ -287,6 +299,9 @@ impl Shared {
         let mut failing = self.failing.lock().expect("no panic while it is held");
         if failing.as_ref() != Some(error) {
             warn!(event = "database.failed", %error, "looking for work failed; trying again");
+            if let StoreError::NotReady(_) = error {
+                self.notices.tell(What::SchemaMismatch(Unfit::Unusable, error.to_string()));
+            }
             *failing = Some(error.clone());
         }
     }
@@ -453,6 +468,9 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
                 cause = cause.as_str(),
                 "taken over"
             );
+            let (from, told) = (from.clone(), cause.told());
+            let what = What::LeasesReclaimed { from, cause: told };
+            shared.notices.tell_of(&standing.lease.execution, what);
             let by = ByCause { cause: cause.as_str() };
             shared.instruments.takeovers.get_or_create(&by).inc();
             "takeover"
@@ -486,12 +504,14 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
             });
         }
         Driven::Drained(hand_back) => give_back(shared, &standing, hand_back).await,
-        Driven::Lost => note_lost(shared),
+        Driven::Lost => note_lost(shared, &standing),
     }
 }
 
-fn note_lost(shared: &Shared) {
+fn note_lost(shared: &Shared, standing: &Standing) {
     warn!(event = "execution.lost", "lost to another worker; nothing more is written");
+    let by = standing.lost_by().unwrap_or(LostBy::Deadline);
+    shared.notices.tell_of(&standing.lease.execution, What::ClaimLost(by));
     shared.summary.lock().expect("no panic while it is held").lost += 1;
 }
 
@@ -503,7 +523,10 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
         match shared.store.hand_back(&hand_back).await.pop() {
             Some(Ok(advanced)) => {
                 match advanced {
-                    Advanced::Recorded => standing.term.drained(),
+                    Advanced::Recorded => {
+                        standing.term.drained();
+                        shared.tell_if_overdue(&standing.lease.execution, Left::HandedBack);
+                    }
                     Advanced::Cancelled => standing.term.ended(ExecutionState::Cancelled, None),
                 }
                 info!(event = "execution.handed_back", "handed back for the next worker");
@@ -512,6 +535,7 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
             }
             Some(Err(AdvanceError::Fenced)) | None => {
                 shared.instruments.fenced_writes.inc();
+                standing.lose(LostBy::Taken);
                 break;
             }
             Some(Err(AdvanceError::Store(error))) => {
@@ -520,5 +544,5 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
             }
         }
     }
-    note_lost(shared);
+    note_lost(shared, standing);
 }

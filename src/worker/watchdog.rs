@@ -18,9 +18,10 @@ use std::{
 
 use tracing::error;
 
-use super::leases::Leases;
+use super::leases::{Leases, Standing};
 use crate::{
     clock::boot_now,
+    domain::notice::LostBy,
     instruments::{ByReason, Instruments, as_seconds},
 };
 
@@ -64,7 +65,8 @@ fn look(leases: &Leases, instruments: &Instruments) -> Duration {
     let now = boot_now();
     let standing = leases.standing();
     // All are lost before the first is told of: whoever reads our logs may keep us waiting.
-    let lost: Vec<_> = standing.iter().filter(|it| !it.may_act(now) && it.lose()).collect();
+    let is_over = |it: &&Arc<Standing>| !it.may_act(now) && it.lose(LostBy::Deadline);
+    let lost: Vec<_> = standing.iter().filter(is_over).collect();
     let deadlines = standing.iter().map(|it| it.deadline().borrow().since(now));
     let nearest = deadlines.min().unwrap_or_default();
     for standing in lost {

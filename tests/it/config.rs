@@ -8,6 +8,7 @@ use orchestrator_worker::{
     },
     domain::{
         egress::{Policy, Rule},
+        pod::OwnPod,
         trace::{Mode, Sampling},
     },
 };
@@ -449,6 +450,10 @@ fn in_a_pod_the_admin_port_is_open_a_database_must_be_named_and_it_may_ask_the_a
     let sets = load("pod: {rollout_aware: app=w}", &rolled).rollout_aware.expect("it is set");
     assert_eq!((sets.labels.as_str(), sets.template_hash.as_str()), ("app=w", "5d9f"));
     assert_eq!(load("pod: {rollout_aware: ''}", &rolled).rollout_aware, None);
+    let told = [&marked[..], &[("POD_UID", "u-1")]].concat();
+    let own = OwnPod { name: "worker-0".into(), uid: "u-1".into() };
+    assert_eq!(load("pod: {events: true}", &told).events, Some(own));
+    assert_eq!(load("", &told).events, None);
     assert_eq!(load("admin: {listen: 'off'}", &[]).admin, None);
     assert_eq!(load("admin: {listen: 'localhost:1'}", &[]).admin, Some(address("127.0.0.1:1")));
 }

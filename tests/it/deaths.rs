@@ -203,9 +203,8 @@ async fn a_token_that_has_expired_is_read_again_from_its_file() {
     let mut process = Process::start_with(
         |config| config.auth_info.token_file = Some(path),
         |seen, count| match (seen.header("authorization"), is_watch(seen), count) {
-            (Some("Bearer second"), false, _) => list(&[pod("a", "Failed")]),
+            (Some("Bearer second"), true, _) => watch(&[("MODIFIED", pod("a", "Failed"))]),
             (Some("Bearer first"), false, 0) => list(&[]),
-            (Some("Bearer second"), true, _) => Act::Hang,
             _ => no(401, "Unauthorized"),
         },
     )

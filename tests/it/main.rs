@@ -18,6 +18,7 @@ mod debian;
 mod definitions;
 mod doctor;
 mod egress;
+mod events;
 mod examples;
 mod features;
 mod first_errors;

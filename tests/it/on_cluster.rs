@@ -11,6 +11,7 @@ mod confirmed;
 mod cost;
 mod deaths;
 mod drain;
+mod events;
 mod kube;
 mod kubelet;
 mod life;

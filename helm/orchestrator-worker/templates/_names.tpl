@@ -48,8 +48,9 @@ app.kubernetes.io/name={{ include "orchestrator-worker.name" . }},app.kubernetes
 
 {{/* Whether workers ask the Kubernetes API for anything: a text that is empty if not. */}}
 {{- define "orchestrator-worker.asksKubernetes" -}}
-{{- $asks := .Values.kubernetes }}
-{{- if or $asks.deadOwnerWatch $asks.busyMarks $asks.cordonWatch $asks.rolloutAware }}true{{ end }}
+{{- with .Values.kubernetes }}
+{{- if or .deadOwnerWatch .busyMarks .cordonWatch .rolloutAware .events }}true{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* Hooks run before the release's own account exists. */}}

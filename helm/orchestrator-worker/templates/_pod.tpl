@@ -13,7 +13,7 @@ doctor); the doctor sees what a worker sees. */}}
 {{/* Where a pod runs and as whom. */}}
 {{- define "orchestrator-worker.pod.settings" -}}
 {{- $values := .root.Values -}}
-automountServiceAccountToken: {{ and (eq .component "worker") (include "orchestrator-worker.asksKubernetes" .root | not | not) }}
+automountServiceAccountToken: {{ and (ne .component "migrate") (include "orchestrator-worker.asksKubernetes" .root | not | not) }}
 enableServiceLinks: false
 {{- with $values.imagePullSecrets }}
 imagePullSecrets:
@@ -89,11 +89,11 @@ resources:
   value: {{ include "orchestrator-worker.seconds" .root.Values.drain.preStop }}s
 - name: ORCHESTRATOR_WORKER__POD__DISRUPTION_BUDGET
   value: {{ .root.Values.podDisruptionBudget.enabled | quote }}
-{{- if and (eq .component "worker") .root.Values.kubernetes.deadOwnerWatch }}
+{{- if .root.Values.kubernetes.deadOwnerWatch }}
 - name: ORCHESTRATOR_WORKER__POD__DEAD_OWNER_WATCH
   value: {{ include "orchestrator-worker.workers" .root }}
 {{- end }}
-{{- if and (eq .component "worker") .root.Values.kubernetes.busyMarks }}
+{{- if .root.Values.kubernetes.busyMarks }}
 - name: ORCHESTRATOR_WORKER__POD__BUSY_MARKS
   value: "true"
 {{- end }}
@@ -108,6 +108,10 @@ resources:
       fieldPath: metadata.labels['pod-template-hash']
 - name: ORCHESTRATOR_WORKER__POD__ROLLOUT_AWARE
   value: {{ include "orchestrator-worker.workers" .root }}
+{{- end }}
+{{- if .root.Values.kubernetes.events }}
+- name: ORCHESTRATOR_WORKER__POD__EVENTS
+  value: "true"
 {{- end }}
 {{- end }}
 {{- with .root.Values.otlp.endpoint }}

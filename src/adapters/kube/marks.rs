@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::{sync::watch::Receiver, time::sleep};
 
-use super::{Kube, State, Unanswered, within};
+use super::{Kube, State, Unanswered, answer};
 use crate::{
     clock::boot_now,
     domain::{
@@ -105,7 +105,7 @@ impl Marker<'_> {
             field_manager: Some("orchestrator-worker".into()),
             ..PatchParams::default()
         };
-        within(self.pods.patch_metadata(self.pod, &by, &patch)).await?;
+        answer(self.pods.patch_metadata(self.pod, &by, &patch)).await?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use kube::{
 };
 use tokio::sync::watch::Sender;
 
-use super::{Kube, Unanswered, standby::Reporter, watch_seconds, within};
+use super::{Kube, Unanswered, answer, standby::Reporter, watch_seconds};
 use crate::domain::standby::{Reason, Standby, is_cordoned};
 
 impl Kube {
@@ -32,7 +32,7 @@ async fn watch(nodes: &Api<Node>, name: &str, reporter: &mut Reporter) -> Result
     let one =
         WatchParams::default().fields(&format!("metadata.name={name}")).timeout(watch_seconds());
     // From no version on: what is there comes first, and takes no right but to watch.
-    let mut events = pin!(within(nodes.watch(&one, "0")).await?);
+    let mut events = pin!(answer(nodes.watch(&one, "0")).await?);
     reporter.begun();
     while let Some(event) = events.try_next().await? {
         match event {

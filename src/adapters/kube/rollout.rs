@@ -12,7 +12,7 @@ use kube::{
 };
 use tokio::sync::watch::Sender;
 
-use super::{Kube, Unanswered, standby::Reporter, watch_seconds, within};
+use super::{Kube, Unanswered, answer, standby::Reporter, watch_seconds};
 use crate::domain::standby::{Reason, ReplicaSetSeen, Standby, is_superseded};
 
 const HASH: &str = "pod-template-hash";
@@ -38,10 +38,10 @@ async fn watch(
     own: &str,
     reporter: &mut Reporter,
 ) -> Result<(), Unanswered> {
-    let listed = within(sets.list(&ListParams::default().labels(labels))).await?;
+    let listed = answer(sets.list(&ListParams::default().labels(labels))).await?;
     let since = listed.metadata.resource_version.unwrap_or_default();
     let chosen = WatchParams::default().labels(labels).timeout(watch_seconds());
-    let mut events = pin!(within(sets.watch(&chosen, &since)).await?);
+    let mut events = pin!(answer(sets.watch(&chosen, &since)).await?);
     reporter.begun();
     let mut known: HashMap<String, ReplicaSetSeen> =
         listed.items.iter().map(|set| (set.name_any(), seen(set))).collect();

@@ -347,6 +347,28 @@ fn a_collector_that_is_away_is_a_warning() {
     assert!(away.found.starts_with("c:4318") && away.found.contains("refused"), "{away:?}");
 }
 
+#[test]
+fn what_the_kubernetes_api_refuses_is_a_warning_that_names_the_value_which_allows_it() {
+    let feature = Feature::DEAD_OWNER_WATCH;
+    let fine = kubernetes(feature, &Allowed::Yes);
+    assert_eq!((fine.verdict, fine.check, fine.repair), (Verdict::Ok, "kubernetes", None));
+    let refused = kubernetes(feature, &Allowed::Refused("pods is forbidden".into()));
+    assert_eq!(refused.verdict, Warning);
+    assert_eq!(
+        refused.found,
+        "pod.dead_owner_watch is off, because the Kubernetes API refuses it: pods is forbidden"
+    );
+    assert_eq!(
+        refused.repair.as_deref(),
+        Some(
+            "set kubernetes.deadOwnerWatch in the chart, or let the workers' account get, list and \
+             watch pods of their namespace"
+        )
+    );
+    let away = kubernetes(feature, &Allowed::Unreached("no answer within 5s".into()));
+    assert!(away.verdict == Warning && away.found.ends_with("no answer within 5s"), "{away:?}");
+}
+
 fn step(id: &str) -> RecordedStep {
     RecordedStep {
         id: id.into(),

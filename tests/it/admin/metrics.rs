@@ -21,7 +21,7 @@ on_every_store! {
 }
 
 /// Every metric that a worker may have, less `orchestrator_worker_`: kind, name, labels.
-const NAMES: [(&str, &str, &[&str]); 40] = [
+const NAMES: [(&str, &str, &[&str]); 41] = [
     ("counter", "polls", &["result"]),
     ("histogram", "poll_duration_seconds", &[]),
     ("counter", "claims", &["kind"]),
@@ -60,6 +60,7 @@ const NAMES: [(&str, &str, &[&str]); 40] = [
     ("gauge", "drain_contract_ok", &[]),
     ("gauge", "database_warnings", &["kind"]),
     ("gauge", "k8s_feature_enabled", &["feature"]),
+    ("counter", "k8s_events", &["result"]),
     ("info", "build", &["version"]),
     ("counter", "telemetry_spans", &["result"]),
 ];

@@ -3,7 +3,7 @@
 use super::refusal;
 
 /// Settings that are refused, each with its whole sentence.
-const IN_THE_FILE: [(&str, &str); 67] = [
+const IN_THE_FILE: [(&str, &str); 68] = [
     (
         "slots: abc",
         r#"slots (from orchestrator-worker.yaml) is "abc"; give a whole number, not negative"#,
@@ -61,6 +61,10 @@ const IN_THE_FILE: [(&str, &str); 67] = [
     (
         "pod: {rollout_aware: app=worker}",
         "pod.rollout_aware (from orchestrator-worker.yaml) names labels, and POD_TEMPLATE_HASH does not say which ReplicaSet is that of this pod; set it from the field metadata.labels['pod-template-hash'], or name none",
+    ),
+    (
+        "pod: {events: true}",
+        "pod.events (from orchestrator-worker.yaml) is true, and POD_NAME and POD_UID do not say which pod that is; set them from the fields metadata.name and metadata.uid, or give false",
     ),
     (
         "claim: {batch: 51}",

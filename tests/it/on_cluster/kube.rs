@@ -81,22 +81,19 @@ fn admins_config() -> Value {
     json(&["config", "view", "--raw"])
 }
 
-async fn client(config: Value) -> Client {
+/// Of who is named so in a kubeconfig, or of the admin.
+pub async fn config_of(user: Option<&Value>) -> Config {
+    let mut config = block_in_place(admins_config);
+    if let Some(user) = user {
+        config["users"][0]["user"] = user.clone();
+    }
     let config = Kubeconfig::from_yaml(&config.to_string()).expect("a kubeconfig");
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(config, &options).await.expect("it is whole");
-    Client::try_from(config).expect("a client")
+    Config::from_custom_kubeconfig(config, &options).await.expect("it is whole")
 }
 
 pub async fn as_admin() -> Client {
-    client(block_in_place(admins_config)).await
-}
-
-/// As who is named so in a kubeconfig.
-pub async fn as_user(user: &Value) -> Client {
-    let mut config = block_in_place(admins_config);
-    config["users"][0]["user"] = user.clone();
-    client(config).await
+    Client::try_from(config_of(None).await).expect("a client")
 }
 
 /// As `tests/cluster/cluster` takes it.

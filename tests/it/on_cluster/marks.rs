@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api,
+    Api, Client, Config,
     api::{Patch, PatchParams},
 };
 use rustix::process::Signal;
@@ -192,16 +192,19 @@ fn a_drain_takes_marks_off(stand: &Stand, pod: &Pod) {
 }
 
 /// With the rights of this pod's own process.
-async fn as_pod(stand: &Stand, pod: &Pod) -> Api<v1::Pod> {
+pub async fn as_pod(stand: &Stand, pod: &Pod) -> Config {
     let token = block_in_place(|| {
         let bound = ["--bound-object-kind=Pod", "--bound-object-name", &pod.name];
         stand.kubectl(&[&["create", "token", RELEASE][..], &bound].concat())
     });
-    Api::namespaced(cluster::as_user(&json!({"token": token.trim()})).await, stand.name)
+    let mut config = cluster::config_of(Some(&json!({"token": token.trim()}))).await;
+    config.default_namespace = stand.name.into();
+    config
 }
 
 async fn a_policy_holds_a_worker_to_its_marks(stand: &Stand, own: &Pod, other: &Pod) {
-    let pods = as_pod(stand, own).await;
+    let client = Client::try_from(as_pod(stand, own).await).expect("a client");
+    let pods: Api<v1::Pod> = Api::default_namespaced(client);
     let annotation = |name: &str| json!({"metadata": {"annotations": {name: "77"}}});
     let image = json!({"spec": {"containers": [{"name": "worker", "image": "localhost/other:1"}]}});
     for (what, pod, patch, refusal) in [
