@@ -57,9 +57,13 @@ impl Mischief for Asked {
 impl Asked {
     /// Waits until it has looked so often from now on.
     async fn has_looked(&self, times: usize) {
+        let before = *self.surveys.borrow();
+        self.has_looked_in_all(before + times).await;
+    }
+
+    async fn has_looked_in_all(&self, times: usize) {
         let mut surveys = self.surveys.subscribe();
-        let goal = *surveys.borrow() + times;
-        let looked = timeout(CEILING, surveys.wait_for(|count| *count >= goal)).await;
+        let looked = timeout(CEILING, surveys.wait_for(|count| *count >= times)).await;
         looked.expect("it looks in time").expect("it is there");
     }
 
@@ -125,20 +129,23 @@ async fn a_worker_that_stands_by_claims_and_takes_over_nothing_until_no_reason_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_need_not_stand_by_any_more_claims_and_takes_over_at_once() {
     let store = memory().await;
+    let begun = handed_back(&store).await;
     let (standby, asked) = (watch::Sender::default(), Asked::default());
     set(&standby, Reason::Superseded, true);
     let told = standby.subscribe();
+    // It looks when it begins, and then not until it is told something.
     let worker = Running::start_looking(&store, asked.clone(), 4, CEILING, |worker| {
         worker.standing_by(told)
     });
-    // It looks when it begins, and then not until it is told.
-    let mut surveys = asked.surveys.subscribe();
-    let looked = timeout(CEILING, surveys.wait_for(|count| *count > 0)).await;
-    looked.expect("it looks in time").expect("it is there");
-    let begun = handed_back(&store).await;
+    asked.has_looked_in_all(1).await;
+    set(&standby, Reason::Cordoned, true);
+    asked.has_looked_in_all(2).await;
+    set(&standby, Reason::Superseded, false);
+    // What is to be taken over is known by now, and has its slot.
+    asked.has_looked_in_all(3).await;
     let new = submit(&store, "echo", 3).await;
     let resumed = Instant::now();
-    set(&standby, Reason::Superseded, false);
+    set(&standby, Reason::Cordoned, false);
     succeed(&store, &[begun, new].concat()).await;
     assert!(resumed.elapsed() < CEILING / 4, "{:?}", resumed.elapsed());
     worker.drain().await;
