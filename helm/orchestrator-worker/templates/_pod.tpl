@@ -97,7 +97,7 @@ resources:
 - name: ORCHESTRATOR_WORKER__POD__BUSY_MARKS
   value: "true"
 {{- end }}
-{{- if and (eq .component "worker") .root.Values.kubernetes.cordonWatch }}
+{{- if .root.Values.kubernetes.cordonWatch }}
 - name: ORCHESTRATOR_WORKER__POD__CORDON_WATCH
   value: "true"
 {{- end }}
