@@ -1,8 +1,9 @@
 //! An API server that is frozen, gone, fails, or says no: workers claim, renew and drain on, and use it again once it
 //! answers.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
+use orchestrator_worker::domain::marks::REFUSED;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::{
@@ -254,9 +255,31 @@ async fn without_a_verb(stand: &Stand, witness: &Pod, verb: &str, feature: &str)
     works_on(stand, &format!("it refuses to {verb} pods")).await;
     block_in_place(|| {
         replace(&role);
-        said(stand, &new, "kubernetes.answers", feature);
+        if feature == "busy_marks" {
+            marks_come_back(stand, &new);
+        } else {
+            said(stand, &new, "kubernetes.answers", feature);
+        }
         stand.ready(4);
     });
+}
+
+/// They are asked for again when work begins or ends, which it does not here, and else every three minutes: only in
+/// soak that is waited for, and else the next process of the pod asks.
+fn marks_come_back(stand: &Stand, pod: &Pod) {
+    let since = Instant::now();
+    let are_back =
+        || last_said(stand, pod, "busy_marks").is_some_and(|it| it.contains("kubernetes.answers"));
+    while is_soak() && !are_back() {
+        assert!(since.elapsed() < 2 * REFUSED, "they stay away");
+        thread::sleep(Duration::from_secs(1));
+    }
+    if !is_soak() {
+        signal(pod, Signal::TERM);
+        said(stand, pod, "kubernetes.answers", "busy_marks");
+        stand.kubectl(&["delete", "pod", &pod.name, "--wait=false"]);
+    }
+    say(&format!("api: marks were back after {}", seconds(since.elapsed())));
 }
 
 fn replace(role: &str) {

@@ -91,6 +91,8 @@ async fn idle_workers_write_nothing_busy_ones_little_and_none_holds_the_pods_of_
     block_in_place(|| {
         marks::until(&stand, "all are busy", |all| marks::busy(all).len() == pods());
     });
+    let until_now = block_in_place(|| requests(stand.name));
+    assert!(patches(&until_now) >= 2 * pods(), "as idle, and as busy: {until_now:?}");
     let busy = asked(&stand, "busy").await;
     let most = usize::try_from(window().as_secs() / 30 + 1).expect("not so many") * pods();
     assert!(patches(&busy) <= most, "{busy:?}");
