@@ -156,12 +156,10 @@ async fn a_watch_that_fails_or_has_fallen_behind_misses_no_end() {
     let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": "too old resource version", "reason": "Expired", "code": 410});
     let mut process = Process::start(move |seen, count| match (is_watch(seen), count) {
-        (false, 0) => no(500, "InternalError"),
-        (false, 1) => Act::Reset(String::new()),
+        (false, 0) | (true, 1) => no(500, "InternalError"),
+        (false, 1) | (true, 0) => Act::Reset(String::new()),
         (false, 2) => list(&[]),
         (false, _) => list(&[pod("a", "Failed")]),
-        (true, 0) => Act::Reset(String::new()),
-        (true, 1) => no(500, "InternalError"),
         (true, 2) => watch(&[("ERROR", gone.clone())]),
         (true, 3) => watch(&[("MODIFIED", pod("b", "Failed"))]),
         (true, _) => Act::Hang,
