@@ -105,6 +105,15 @@ async fn wait_for(worker: &Worker, samples: &[(&str, &str, f64)]) -> Metrics {
     }
 }
 
+/// Reads the metrics until this one is greater than 0.
+async fn wait_until_it_moves(worker: &Worker, name: &str) {
+    let began = Instant::now();
+    while of(worker).await.value(&format!("orchestrator_worker_{name}"), "") <= 0.0 {
+        assert!(began.elapsed() < CEILING, "{name} never moved");
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// Samples that only have to be there: each is greater than 0.
 fn moved(metrics: &Metrics, samples: &[(&str, &str)]) {
     for (name, labels) in samples {
@@ -137,7 +146,9 @@ async fn an_execution_moves_the_metrics<S: Served>() {
         ],
     )
     .await;
-    moved(&held, &[("polls_total", r#"result="work""#), ("lease_remaining_seconds", "")]);
+    moved(&held, &[("polls_total", r#"result="work""#)]);
+    // The watchdog tells of it, which looks once a second as long as there is nothing to watch.
+    wait_until_it_moves(&worker, "lease_remaining_seconds").await;
     assert!(held.is("orchestrator_worker_execution_duration_seconds_count", "", 0.0));
     // Counted before the claim or after it.
     let depth = |status| held.value("orchestrator_worker_queue_depth", status);
