@@ -1,5 +1,5 @@
 //! The Kubernetes API, as a pod of the chart uses it: it tells of other workers' pods that have ended, of this
-//! pod's node, and of newer versions of the workers, and is told whether this one is at work.
+//! pod's node, and of newer versions of the workers, and is told whether this one is at work and what happens to it.
 //!
 //! **Invariant:** nothing waits for it. An API server that is away, slow or refuses costs what it would
 //! have told and nothing else; an object of it goes no further than this adapter.

@@ -36,6 +36,7 @@ pub struct ContainerSeen {
     pub restarts: u32,
 }
 
+/// How a container has ended, in its kubelet's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerEnd {
     /// When, in seconds since 1970; `None` if its kubelet does not say.
@@ -120,9 +121,9 @@ pub fn news(pod: &PodSeen, own: &PodProcess) -> Option<News> {
     death(pod).map(News::Ended).or_else(|| node_lost(pod))
 }
 
-/// How the process before this one has ended, by its container: of several the one that did last. Each process
-/// of a pod is counted and has a container of its own, which may have ended before it was counted: one that
-/// was started less often is told of by a kubelet that has not said the latest yet.
+/// How the process before this one has ended, by its container: of several the one that did last. Every process
+/// has a container of its own, so there were as many of those at least. Where the status shows fewer, its kubelet
+/// has not said the latest yet.
 fn former(pod: &PodSeen, own: &PodProcess) -> Option<PodEnd> {
     let number = own.life()?.number();
     let of = |it: &ContainerSeen| {
@@ -151,16 +152,19 @@ fn node(pod: &PodSeen) -> Option<Arc<str>> {
 
 /// Its node is gone, or does not answer and the pod is told to leave it.
 fn node_lost(pod: &PodSeen) -> Option<News> {
-    let is_gone = pod.reason == "NodeLost" || pod.disruption == "DeletionByPodGC";
     let is_tainted = pod.disruption == "DeletionByTaintManager" && pod.is_deleted && !pod.is_final;
     let lost = || News::NodeLost { uid: pod.uid.clone(), node: node(pod) };
-    (is_gone || is_tainted).then(lost)
+    (is_given_up(pod) || is_tainted).then(lost)
+}
+
+/// Its state was written by the cluster, for want of its kubelet.
+fn is_given_up(pod: &PodSeen) -> bool {
+    pod.reason == "NodeLost" || pod.disruption == "DeletionByPodGC"
 }
 
 /// How it ended, if that is proved.
 fn death(pod: &PodSeen) -> Option<Death> {
-    let is_guess = pod.reason == "NodeLost" || pod.disruption == "DeletionByPodGC";
-    if !pod.is_final || is_guess {
+    if !pod.is_final || is_given_up(pod) {
         return None;
     }
     let proved = |it: &ContainerSeen| it.ended.clone().filter(is_known);

@@ -265,7 +265,7 @@ async fn without_a_verb(stand: &Stand, witness: &Pod, verb: &str, feature: &str)
 }
 
 /// They are asked for again when work begins or ends, which it does not here, and else every three minutes: only in
-/// soak that is waited for, and else the next process of the pod asks.
+/// soak that is waited for, and else the worker is told to go, which is an edge too.
 fn marks_come_back(stand: &Stand, pod: &Pod) {
     let since = Instant::now();
     let are_back =

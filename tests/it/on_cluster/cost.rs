@@ -21,15 +21,13 @@ use crate::{
     process::{is_soak, wait_until},
 };
 
-/// What the counts of requests are of: in soak a watch is asked for anew meanwhile.
-const WINDOW: Duration = Duration::from_secs(15);
-
 fn pods() -> usize {
     if is_soak() { 20 } else { 4 }
 }
 
+/// What the counts of requests are of: in soak a watch is asked for anew meanwhile.
 fn window() -> Duration {
-    if is_soak() { Duration::from_secs(240) } else { WINDOW }
+    Duration::from_secs(if is_soak() { 240 } else { 15 })
 }
 
 fn others() -> usize {
