@@ -13,19 +13,19 @@ use std::{
 
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep},
+    time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Level, debug, enabled, info, warn};
+use tracing::{Level, debug, enabled, info, warn};
 
+use self::occupied::{Occupied, drive};
 use super::{
     Settings, Worker,
     attempts::Tools,
     drain::Drain,
-    driver::{Driven, Driver},
     health::Health,
     keeper::Beats,
-    leases::{Leases, Standing},
+    leases::Leases,
     notices::Notices,
     recorder::Recorder,
     spans::{Past, Term, Tracing},
@@ -34,7 +34,6 @@ use super::{
     unclaimed::{self, Unclaimed},
 };
 use crate::{
-    clock::boot_now,
     domain::{
         death::{Death, News},
         deferral::Deferral,
@@ -44,20 +43,18 @@ use crate::{
         intake::Supported,
         lease::BootTime,
         marks::Load,
-        notice::{Left, LostBy, Unfit, What},
+        notice::{Left, Unfit, What},
         recovery::{Held, Observations, TakeOver},
         standby::Standby,
     },
-    instruments::{ByCause, ByKind, ByState, ByStatus, Instruments, as_seconds, millis},
+    instruments::{ByState, ByStatus, Instruments, as_seconds},
     ports::{
-        executions::{
-            AdvanceError, Advanced, Batch, Claim, ClaimKind, Claimant, ExecutionStore, HandBack,
-            Queue, StoreError,
-        },
+        executions::{Batch, Claimant, ExecutionStore, Queue, StoreError},
         lock::LockError,
-        traced::TracedEnd,
     },
 };
+
+mod occupied;
 
 /// An execution that ended in this worker's hands.
 #[derive(Clone, Debug)]
@@ -414,135 +411,4 @@ impl Shared {
             summary.finished.push(finished);
         }
     }
-}
-
-/// Gives back what an execution occupied, however its driver ends.
-struct Occupied {
-    shared: Arc<Shared>,
-    standing: Arc<Standing>,
-    slot: Option<OwnedSemaphorePermit>,
-    begun: BootTime,
-}
-
-impl Occupied {
-    fn new(
-        shared: Arc<Shared>,
-        standing: Arc<Standing>,
-        slot: OwnedSemaphorePermit,
-        begun: BootTime,
-    ) -> Self {
-        shared.load.send_if_modified(|load| load.begin(begun));
-        shared.instruments.executions_active.inc();
-        Self { shared, standing, slot: Some(slot), begun }
-    }
-}
-
-impl Drop for Occupied {
-    /// Whoever is told looks again at once, and must not find what has just ended.
-    fn drop(&mut self) {
-        self.shared.leases.remove(&self.standing.lease);
-        self.shared.instruments.executions_active.dec();
-        self.slot.take();
-        self.shared.load.send_if_modified(|load| load.end(self.begun));
-        self.shared.freed.notify_one();
-    }
-}
-
-async fn drive(occupied: Occupied, claim: Claim) {
-    let (shared, standing) = (occupied.shared.clone(), occupied.standing.clone());
-    let span = standing.term.log().clone();
-    drive_and_tell(&shared, standing, claim).instrument(span).await;
-    drop(occupied);
-}
-
-async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Claim) {
-    let kind = match &claim.kind {
-        ClaimKind::Fresh => {
-            info!(event = "execution.claimed", "claimed");
-            "fresh"
-        }
-        ClaimKind::TakenOver { from, cause } => {
-            info!(
-                event = "execution.taken_over",
-                from = from.as_deref().unwrap_or("~released"),
-                cause = cause.as_str(),
-                "taken over"
-            );
-            let (from, told) = (from.clone(), cause.told());
-            let what = What::LeasesReclaimed { from, cause: told };
-            shared.notices.tell_of(&standing.lease.execution, what);
-            let by = ByCause { cause: cause.as_str() };
-            shared.instruments.takeovers.get_or_create(&by).inc();
-            "takeover"
-        }
-    };
-    shared.instruments.claims.get_or_create(&ByKind { kind }).inc();
-    let began = shared.age();
-    let workflow = claim.workflow.name.clone();
-    let tools = shared.tools.clone();
-    let driven = Driver::drive(tools, standing.clone(), claim, shared.settings.steps_at_once).await;
-    let took = shared.age().saturating_sub(began);
-    match driven {
-        Driven::Ended { finish, failed_steps } => {
-            let told_ms = standing.term.told_ms();
-            let gone = told_ms.map(|_| shared.untold.add(TracedEnd::from(&standing.lease)));
-            standing.term.ended(finish.state, gone);
-            shared.instruments.execution_duration.observe(as_seconds(took));
-            info!(
-                event = "execution.finished",
-                result = finish.state.as_str(),
-                error = failed_steps,
-                duration_ms = millis(took),
-                "finished"
-            );
-            shared.note_end(Finished {
-                execution: standing.lease.execution.clone(),
-                workflow,
-                state: finish.state,
-                error: finish.error,
-                took,
-            });
-        }
-        Driven::Drained(hand_back) => give_back(shared, &standing, hand_back).await,
-        Driven::Lost => note_lost(shared, &standing),
-    }
-}
-
-fn note_lost(shared: &Shared, standing: &Standing) {
-    warn!(event = "execution.lost", "lost to another worker; nothing more is written");
-    let by = standing.lost_by().unwrap_or(LostBy::Deadline);
-    shared.notices.tell_of(&standing.lease.execution, What::ClaimLost(by));
-    shared.summary.lock().expect("no panic while it is held").lost += 1;
-}
-
-/// Hands back until the store has answered or the lease has ended.
-async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
-    const PAUSE: Duration = Duration::from_millis(200);
-    let hand_back = [hand_back];
-    while standing.may_act(boot_now()) {
-        match shared.store.hand_back(&hand_back).await.pop() {
-            Some(Ok(advanced)) => {
-                match advanced {
-                    Advanced::Recorded => {
-                        standing.term.drained();
-                        shared.tell_if_overdue(&standing.lease.execution, Left::HandedBack);
-                    }
-                    Advanced::Cancelled => standing.term.ended(ExecutionState::Cancelled, None),
-                }
-                info!(event = "execution.handed_back", "handed back for the next worker");
-                shared.summary.lock().expect("no panic while it is held").handed_back += 1;
-                return;
-            }
-            Some(Err(AdvanceError::Fenced)) | None => {
-                shared.instruments.fenced_writes.inc();
-                standing.lose(LostBy::Taken);
-                break;
-            }
-            Some(Err(AdvanceError::Store(error))) => {
-                warn!(event = "execution.hand_back_failed", %error, "trying again");
-                sleep(PAUSE).await;
-            }
-        }
-    }
-    note_lost(shared, standing);
 }
