@@ -31,6 +31,13 @@ tolerations:
   - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 2}
   - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 2}
 ";
+
+/// Leases that stand longer than a cluster takes to give a node up, with the watch on.
+pub fn of_long_leases() -> String {
+    let settings = SETTINGS.replace("{ttl: 10s, renew_every: 2s}", "{ttl: 30s, renew_every: 5s}");
+    format!("{settings}kubernetes: {{deadOwnerWatch: true}}\n")
+}
+
 pub const UNDER_WAY: i64 = 16;
 
 /// Executions with the fence under which each is held.
@@ -119,6 +126,17 @@ async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) -> Vec<Ta
     let shown: Vec<String> = taken.iter().map(|it| seconds(it.after)).collect();
     say(&format!("{}: {what}: others went on after {}", stand.name, shown.join(", ")));
     taken
+}
+
+/// What the rows say of the attempts that this pod has lost.
+pub async fn causes(stand: &Stand, pod: &Pod) -> Vec<String> {
+    let sql = format!(
+        "SELECT DISTINCT cause FROM ow_attempts WHERE owner='{}' AND outcome='lost'",
+        pod.name
+    );
+    let rows = ask(&stand.url(), &sql).await.expect("the tables");
+    let its_node = format!("node {}", pod.node);
+    rows.iter().map(|row| row.get::<String, _>(0).replace(&its_node, "its node")).collect()
 }
 
 /// By the clock of the database.

@@ -3,40 +3,22 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sqlx::Row as _;
-use tokio::task::block_in_place;
+use tokio::{task::block_in_place, time::Instant};
 
 use super::{
-    blows::{SETTINGS, TakenOver, UNDER_WAY, none_was_early, strike},
-    kube::{Pod, WORKERS, evict, kubectl, seconds, signal, starve},
+    blows::{TakenOver, UNDER_WAY, causes, none_was_early, of_long_leases, strike},
+    kube::{Pod, WORKERS, end_of, evict, kubectl, seconds, signal, starve},
     stand::Stand,
 };
 use crate::{
-    nemesis::{
-        say,
-        workload::{LONG, ask},
-    },
+    nemesis::{say, workload::LONG},
     process::{is_soak, wait_until},
 };
 
 /// Nobody whose lease has to run out is taken for one whose end is known, and a drain of a node is let have its
 /// way.
 fn settings() -> String {
-    let settings = SETTINGS.replace("{ttl: 10s, renew_every: 2s}", "{ttl: 30s, renew_every: 5s}");
-    format!(
-        "{settings}kubernetes: {{deadOwnerWatch: true}}\npodDisruptionBudget: {{enabled: false}}\n"
-    )
-}
-
-/// What the rows say of the attempts that this pod has lost.
-async fn causes(stand: &Stand, pod: &Pod) -> Vec<String> {
-    let sql = format!(
-        "SELECT DISTINCT cause FROM ow_attempts WHERE owner='{}' AND outcome='lost'",
-        pod.name
-    );
-    let rows = ask(&stand.url(), &sql).await.expect("the tables");
-    let its_node = format!("node {}", pod.node);
-    rows.iter().map(|row| row.get::<String, _>(0).replace(&its_node, "its node")).collect()
+    format!("{}podDisruptionBudget: {{enabled: false}}\n", of_long_leases())
 }
 
 /// One that was never struck.
@@ -45,14 +27,34 @@ fn fresh(stand: &Stand) -> Pod {
     wait_until("a pod is ready", || stand.pods().into_iter().find(is))
 }
 
-/// Strikes a pod that is at work; what was taken over from it, and what its attempts were lost by.
-async fn struck(
-    stand: &Stand,
-    what: &str,
-    blow: impl FnOnce(&Pod),
-) -> (Vec<TakenOver>, Vec<String>) {
+/// What came of a blow.
+struct Struck {
+    taken: Vec<TakenOver>,
+    /// How long after the blow the worker's process ended.
+    ended: Duration,
+    /// What its attempts were lost by.
+    causes: Vec<String>,
+}
+
+impl Struck {
+    /// How long after the blow, and after the end of the process, all that was taken over had begun again.
+    fn took(&self) -> Option<(Duration, Duration)> {
+        let last = self.taken.iter().map(|it| it.after).max()?;
+        Some((last, last.saturating_sub(self.ended)))
+    }
+}
+
+/// Strikes a pod that is at work.
+async fn struck(stand: &Stand, what: &str, blow: impl FnOnce(&Pod)) -> Struck {
     let pod = block_in_place(|| fresh(stand));
-    let taken = strike(stand, what, std::slice::from_ref(&pod), || blow(&pod)).await;
+    let end = block_in_place(|| end_of(&pod));
+    let mut began = Instant::now();
+    let taken = strike(stand, what, std::slice::from_ref(&pod), || {
+        began = Instant::now();
+        blow(&pod);
+    })
+    .await;
+    let ended = end.await.expect("no panic").duration_since(began);
     let causes = causes(stand, &pod).await;
     block_in_place(|| {
         if stand.pods().iter().any(|it| it.uid == pod.uid && it.told_to_go.is_none()) {
@@ -60,15 +62,11 @@ async fn struck(
             stand.kubectl(&["delete", "pod", &pod.name, "--wait=false"]);
         }
     });
-    (taken, causes)
+    Struck { taken, ended, causes }
 }
 
 /// As [`struck`], of one that hands nothing back and overruns its grace period of a second.
-async fn struck_frozen(
-    stand: &Stand,
-    what: &str,
-    blow: impl FnOnce(&Pod),
-) -> (Vec<TakenOver>, Vec<String>) {
+async fn struck_frozen(stand: &Stand, what: &str, blow: impl FnOnce(&Pod)) -> Struck {
     struck(stand, what, |pod| {
         signal(pod, Signal::STOP);
         blow(pod);
@@ -82,17 +80,20 @@ fn rounds() -> usize {
 }
 
 /// The longest of each round.
-fn show(stand: &Stand, what: &str, mut longest: Vec<Duration>) {
-    longest.sort();
-    let at = |percent: usize| seconds(longest[(longest.len() - 1) * percent / 100]);
-    say(&format!(
-        "{}: {what}: all of it was taken over after p50 {}, p99 {}, at most {}, of {} rounds",
-        stand.name,
-        at(50),
-        at(99),
-        at(100),
-        longest.len()
-    ));
+fn show(stand: &Stand, what: &str, longest: Vec<(Duration, Duration)>) {
+    let (mut blows, mut ends): (Vec<_>, Vec<_>) = longest.into_iter().unzip();
+    for (since, times) in [("the blow", &mut blows), ("the end of its process", &mut ends)] {
+        times.sort();
+        let at = |percent: usize| seconds(times[(times.len() - 1) * percent / 100]);
+        say(&format!(
+            "{}: {what}: all of it was taken over p50 {}, p99 {}, at most {} after {since}, of {} rounds",
+            stand.name,
+            at(50),
+            at(99),
+            at(100),
+            times.len()
+        ));
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -125,7 +126,7 @@ impl Blow {
         matches!(self, Self::Kill | Self::Starve)
     }
 
-    async fn strike(self, stand: &Stand, what: &str) -> (Vec<TakenOver>, Vec<String>) {
+    async fn strike(self, stand: &Stand, what: &str) -> Struck {
         match self {
             Self::Kill => struck(stand, what, |pod| signal(pod, Signal::KILL)).await,
             Self::Starve => struck(stand, what, starve).await,
@@ -165,15 +166,15 @@ async fn what_a_pod_held_goes_on_once_its_kubelet_says_that_it_has_ended_and_nev
     for (blow, what, cause) in Blow::ALL {
         let (mut longest, mut untold) = (Vec::new(), 0);
         while longest.len() < rounds() {
-            let (taken, causes) = blow.strike(&stand, what).await;
+            let struck = blow.strike(&stand, what).await;
             // All that it held may have ended just before the blow.
-            let Some(last) = taken.iter().map(|it| it.after).max() else { continue };
-            longest.push(last);
+            let Some(took) = struck.took() else { continue };
+            longest.push(took);
             // A process that starts does not wait until its kubelet has told of the one before it.
-            if blow.restarts() && causes == ["container_restarted"] {
+            if blow.restarts() && struck.causes == ["container_restarted"] {
                 untold += 1;
             } else {
-                assert_eq!(causes, [cause], "{what}");
+                assert_eq!(struck.causes, [cause], "{what}");
             }
         }
         show(&stand, what, longest);
@@ -182,12 +183,17 @@ async fn what_a_pod_held_goes_on_once_its_kubelet_says_that_it_has_ended_and_nev
         }
     }
 
-    let (taken, causes) = struck_frozen(&stand, "a forced delete", |pod| {
-        stand.kubectl(&["delete", "pod", &pod.name, "--force", "--grace-period=0"]);
-    })
-    .await;
-    assert_eq!(causes, ["lease_expired"], "nobody saw it end");
-    none_was_early(&taken);
+    let forced = loop {
+        let forced = struck_frozen(&stand, "a forced delete", |pod| {
+            stand.kubectl(&["delete", "pod", &pod.name, "--force", "--grace-period=0"]);
+        })
+        .await;
+        if forced.took().is_some() {
+            break forced;
+        }
+    };
+    assert_eq!(forced.causes, ["lease_expired"], "nobody saw it end");
+    none_was_early(&forced.taken);
 
     let submitted = load.end().await;
     say(&format!("confirmed: {submitted} submitted"));

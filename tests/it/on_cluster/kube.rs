@@ -15,11 +15,17 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
 use serde_json::{Deserializer, Value};
-use tokio::task::block_in_place;
+use tokio::{
+    task::{JoinHandle as Task, block_in_place, spawn_blocking},
+    time::Instant,
+};
 
-use crate::process::wait_until;
+use crate::process::{CEILING, wait_until};
 
 /// Where pods reach what the tests run.
 pub const HOST: &str = "10.88.0.1";
@@ -257,6 +263,18 @@ fn processes_of(pod: &Pod) -> Vec<i32> {
 /// Of the worker's own process in a pod.
 fn process_of(pod: &Pod) -> i32 {
     *processes_of(pod).first().unwrap_or_else(|| panic!("{pod:?} has no process"))
+}
+
+/// When the worker's own process in a pod ends, by whatever.
+pub fn end_of(pod: &Pod) -> Task<Instant> {
+    let pid = Pid::from_raw(process_of(pod)).expect("not 0");
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("it is there");
+    let ceiling = Timespec::try_from(CEILING).expect("not so long");
+    spawn_blocking(move || {
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        assert_eq!(poll(&mut ended, Some(&ceiling)), Ok(1), "it ends");
+        Instant::now()
+    })
 }
 
 /// How many files it has open, sockets included.
