@@ -1,5 +1,6 @@
 //! Claiming and ending executions of one step, beside what the Go service does for one and beside single
-//! durable commits, on the same server: how many a second, at 1, 4 and 16 claimers.
+//! durable commits, on the same server: how many a second, at 1, 4 and 16 claimers, and what one of them asks of
+//! the server.
 //!
 //! `cargo bench --bench claims` measures MySQL and MariaDB where `ORCHESTRATOR_TEST_MYSQL_URL` and
 //! `ORCHESTRATOR_TEST_MARIADB_URL` name servers (`ORCHESTRATOR_TEST_DURABLE=1 tests/servers up`).
@@ -66,7 +67,7 @@ async fn measure(name: &str, server: &str, executions: usize, finished: usize) {
     let mut twin = Vec::new();
     for claimers in CLAIMERS {
         commits.push(bench.commits(claimers).await);
-        twin.push(bench.twin(claimers).await);
+        twin.push(bench.twin(claimers, bench.submit().await).await);
     }
     line(name, "one-row commits", &commits, None);
     line(name, "the Go service's sequence", &twin, None);
@@ -80,6 +81,7 @@ async fn measure(name: &str, server: &str, executions: usize, finished: usize) {
         line(name, &format!("this worker's, batches of {batch}"), &ours, Some(&twin));
         println!("{name:8} {:34} {deadlocks}", "  deadlocks");
     }
+    bench.count(name).await;
     bench.drop().await;
 }
 
@@ -198,8 +200,8 @@ impl Bench {
     }
 
     /// As the tests' twin of the Go service does it, without its waits: an id is taken by one alone.
-    async fn twin(&self, claimers: usize) -> f64 {
-        let ids = Arc::new(Mutex::new(VecDeque::from(self.submit().await)));
+    async fn twin(&self, claimers: usize, ids: Vec<String>) -> f64 {
+        let ids = Arc::new(Mutex::new(VecDeque::from(ids)));
         let mut connections = Vec::new();
         for _ in 0..claimers {
             connections.push(MySqlConnection::connect(&self.url).await.expect("a connection"));
@@ -253,10 +255,87 @@ impl Bench {
     }
 
     async fn deadlocks(&self) -> i64 {
-        let sql = "SELECT CAST(COALESCE(MAX(`COUNT`), 0) AS SIGNED) FROM \
-                   information_schema.INNODB_METRICS WHERE NAME='lock_deadlocks'";
-        number(&self.url, sql).await
+        number(&self.url, &metric("lock_deadlocks")).await
     }
+
+    /// What one execution costs the server, claimed and ended by one claimer who is alone.
+    async fn count(&self, name: &str) {
+        for counter in METRICS {
+            execute(&self.server, &format!("SET GLOBAL innodb_monitor_enable='{counter}'")).await;
+        }
+        let ids = self.submit().await;
+        let before = self.counts().await;
+        self.twin(1, ids).await;
+        self.tell(name, "the Go service's sequence", before, self.counts().await);
+        let settings = Settings::new(self.url.clone().into());
+        let (store, who) = (MySqlStore::open(settings).await.expect("it opens"), claimant(0));
+        for batch in BATCHES {
+            self.submit().await;
+            let before = self.counts().await;
+            let mut batches = Vec::new();
+            loop {
+                let claims = store.claim(&who, batch).await.expect("a claim").claims;
+                if claims.is_empty() {
+                    break;
+                }
+                batches.push(claims);
+            }
+            let between = self.counts().await;
+            for claims in batches {
+                let ends: Vec<Advance> = claims.iter().map(end).collect();
+                let answers = store.advance(&ends).await;
+                assert!(answers.iter().all(|it| *it == Ok(Advanced::Recorded)));
+            }
+            let after = self.counts().await;
+            self.tell(name, &format!("this worker's claim, {batch} at once"), before, between);
+            self.tell(name, &format!("its end, {batch} at once"), between, after);
+        }
+    }
+
+    fn tell(&self, name: &str, what: &str, before: Counts, after: Counts) {
+        let each = |from: i64, to: i64| {
+            let count = u32::try_from(to - from).expect("it grows");
+            f64::from(count) / f64::from(u32::try_from(self.executions).expect("not that many"))
+        };
+        println!(
+            "{name:8} {what:34} {:.2} statements, {:.2} commits, {:.1} rows examined, {:.1} locked",
+            each(before.statements, after.statements),
+            each(before.commits, after.commits),
+            each(before.examined, after.examined),
+            each(before.locked, after.locked)
+        );
+    }
+
+    /// Of the whole server, which nobody else uses.
+    async fn counts(&self) -> Counts {
+        Counts {
+            statements: status(&self.url, "Questions").await,
+            commits: number(&self.url, &metric("trx_rw_commits")).await,
+            examined: status(&self.url, "Handler_read%").await,
+            locked: number(&self.url, &metric("lock_rec_lock_requests")).await,
+        }
+    }
+}
+
+/// What a server counts only if it is told to.
+const METRICS: [&str; 2] = ["trx_rw_commits", "lock_rec_lock_requests"];
+
+#[derive(Clone, Copy)]
+struct Counts {
+    statements: i64,
+    /// Of transactions that wrote something.
+    commits: i64,
+    /// Rows that the server was given by its tables, for reading or changing, those that tell of this
+    /// included: 0.2 an execution.
+    examined: i64,
+    /// Requests for a lock of one record in an index.
+    locked: i64,
+}
+
+fn metric(name: &str) -> String {
+    format!(
+        "SELECT CAST(COALESCE(MAX(`COUNT`), 0) AS SIGNED) FROM information_schema.INNODB_METRICS WHERE NAME='{name}'"
+    )
 }
 
 fn rate(count: usize, took: Duration) -> f64 {
@@ -334,7 +413,15 @@ async fn execute(url: &str, sql: &str) {
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-async fn number(url: &str, sql: &'static str) -> i64 {
+async fn number(url: &str, sql: &str) -> i64 {
     let mut connection = MySqlConnection::connect(url).await.expect("a server");
-    query(sql).fetch_one(&mut connection).await.expect("a number").get(0)
+    query(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.expect("a number").get(0)
+}
+
+/// The sum of all that are named so.
+async fn status(url: &str, names: &str) -> i64 {
+    let mut connection = MySqlConnection::connect(url).await.expect("a server");
+    let sql = format!("SHOW GLOBAL STATUS LIKE '{names}'");
+    let rows = raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection).await.expect("a status");
+    rows.iter().map(|row| row.get::<String, _>(1).parse::<i64>().expect("a number")).sum()
 }

@@ -91,8 +91,8 @@ async fn own(session: &mut Session, who: &Claimant, owned: &[Owned]) -> Result<(
          finished_at=NULL, error=NULL, updated_at=NOW(3), ow_not_before=NULL, ow_fence=?, \
          ow_owner=?, ow_owner_uid=?, ow_claim=?, ow_claims={}, ow_plan=COALESCE(ow_plan, {}) \
          WHERE id IN ({}) AND ow_fence < ?",
-        case("id", unclean.len(), "0"),
-        case("template_id", plans.len(), "NULL"),
+        rows::case("id", unclean.len(), "0"),
+        rows::case("template_id", plans.len(), "NULL"),
         rows::marks(named.len())
     );
     let update = made(sql).bind(lease.fence.0);
@@ -110,14 +110,6 @@ async fn own(session: &mut Session, who: &Claimant, owned: &[Owned]) -> Result<(
     }
     let wanted = owned.len();
     Err(Fault::Unexpected(format!("of {wanted} executions under lock only {matched} were there")))
-}
-
-/// `CASE column WHEN ? THEN ? … ELSE other END`, or just `other`.
-fn case(column: &str, count: usize, other: &str) -> String {
-    if count == 0 {
-        return other.into();
-    }
-    format!("CASE {column} {} ELSE {other} END", rows::joined(count, "WHEN ? THEN ?", " "))
 }
 
 /// C4. Without the stamp an acknowledged success could land between the read and the first start.

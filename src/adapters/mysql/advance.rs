@@ -11,7 +11,7 @@ use super::{
     ending::{self, ALL, CANCELLED},
     errors::Fault,
     locks, rows,
-    session::{Entrance, Session, fixed},
+    session::{Entrance, Session, fixed, made},
     shared::Shared,
     steps::{self, Leased, Write},
     work::{WORK_LIMIT, Work, run},
@@ -148,20 +148,23 @@ impl Work for Together {
         if !self.waits {
             lock_at_once(session, &self.advances).await?;
         }
-        let ending =
-            || self.advances.iter().filter_map(|it| Some((&it.lease, it.finish.as_ref()?)));
-        for (lease, finish) in ending() {
-            if !finish_execution(session, lease, finish).await? {
+        let ending: Vec<_> =
+            self.advances.iter().filter_map(|it| Some((it, it.finish.as_ref()?))).collect();
+        for alike in ending.chunk_by(|(_, a), (_, b)| a == b) {
+            let leases: Vec<_> = alike.iter().map(|(it, _)| &it.lease).collect();
+            if !finish_executions(session, &leases, alike[0].1).await? {
                 session.rollback().await?;
                 return Ok(false);
             }
         }
-        for advance in self.advances.iter().filter(|it| it.finish.is_some()) {
-            locks::mark(session, &advance.lease, advance.mark()).await?;
+        for alike in ending.chunk_by(|(a, _), (b, _)| a.mark() == b.mark()) {
+            let leases: Vec<_> = alike.iter().map(|(it, _)| &it.lease).collect();
+            locks::mark(session, &leases, alike[0].0.mark()).await?;
         }
-        locks::free_templates(session, ending().map(|(lease, _)| lease)).await?;
+        let leases = || ending.iter().map(|(it, _)| &it.lease);
+        locks::free_templates(session, leases()).await?;
         if !steps::write(session, self.advances.iter().flat_map(writes).collect()).await?
-            || !are_whole(session, ending().map(|(lease, _)| lease)).await?
+            || !are_whole(session, leases()).await?
         {
             session.rollback().await?;
             return Ok(false);
@@ -193,7 +196,7 @@ impl Work for Alone {
         let mut cancelled = None;
         if let Some(finish) = &advance.finish {
             let is_finished =
-                !ends_cancelled(advance) && finish_execution(session, lease, finish).await?;
+                !ends_cancelled(advance) && finish_executions(session, &[lease], finish).await?;
             if !is_finished {
                 cancelled = cancelled_owner(session, lease).await?;
                 if cancelled.is_none() {
@@ -201,7 +204,7 @@ impl Work for Alone {
                     return Ok(None);
                 }
             }
-            locks::mark(session, lease, advance.mark()).await?;
+            locks::mark(session, &[lease], advance.mark()).await?;
             locks::free_templates(session, [lease].into_iter()).await?;
         }
         let ending = advance.finish.as_ref().filter(|_| cancelled.is_none()).map(|_| lease);
@@ -251,22 +254,27 @@ async fn are_whole<'a>(
     Ok(true)
 }
 
-/// The guarded end of an execution; `false` if it is not ours, or not running, any more.
-async fn finish_execution(
+/// The guarded ends of executions that end alike; `false` if one of them is not ours, or not running, any
+/// more.
+async fn finish_executions(
     session: &mut Session,
-    lease: &Lease,
+    leases: &[&Lease],
     finish: &Finish,
 ) -> Result<bool, Fault> {
     let state = finish.state.as_str();
     let error = finish.error.as_deref().map(texts::reason);
-    let update = fixed(
-        "UPDATE workflow_executions SET status=?, error=?, finished_at=NOW(3), \
+    let filled = rows::filled(leases);
+    let sql = format!(
+        "UPDATE workflow_executions FORCE INDEX (PRIMARY) SET status=?, error=?, finished_at=NOW(3), \
          duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, updated_at=NOW(3), \
-         ow_owner='' WHERE id=? AND ow_fence=? AND ow_claim=? AND status IN ('running', ?)",
+         ow_owner='' WHERE ({}) AND status IN ('running', ?)",
+        rows::joined(filled.len(), "(id=? AND ow_fence=? AND ow_claim=?)", " OR ")
     );
-    let update = update.bind(state).bind(error).bind(lease.execution.as_str());
-    let update = update.bind(lease.fence.0).bind(lease.nonce.as_str()).bind(state);
-    Ok(session.matched(update).await? == 1)
+    let update = filled.iter().fold(made(sql).bind(state).bind(error), |update, lease| {
+        let update = update.bind(lease.execution.as_str());
+        update.bind(lease.fence.0).bind(lease.nonce.as_str())
+    });
+    Ok(session.matched(update.bind(state)).await? == leases.len() as u64)
 }
 
 /// If somebody has cancelled this execution of ours: what stands in its owner column. The row stays

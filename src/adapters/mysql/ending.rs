@@ -39,7 +39,7 @@ pub(super) async fn refuse(
     if session.matched(update).await? != 1 {
         return Err(unexpected(&lease.execution, "refused"));
     }
-    locks::mark(session, lease, Mark::Finished).await?;
+    locks::mark(session, &[lease], Mark::Finished).await?;
     close_steps(session, &lease.execution, lease.fence, reason).await
 }
 

@@ -123,18 +123,30 @@ pub(super) async fn clear_seen(
     Ok(())
 }
 
-/// Puts a mark in the owner's place for a while. A row that is missing, or another's by now, is left
-/// alone.
-pub(super) async fn mark(session: &mut Session, lease: &Lease, mark: Mark) -> Result<(), Fault> {
-    let update = fixed(
-        "UPDATE distributed_locks SET owner=?, ow_beat=COALESCE(?, ow_beat), \
-         expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3) \
-         WHERE lock_key=? AND owner=? AND ow_fence=?",
+/// Puts a mark in the owner's place for a while, with all leases of one owner. A row that is missing, or
+/// another's by now, is left alone.
+pub(super) async fn mark(
+    session: &mut Session,
+    leases: &[&Lease],
+    mark: Mark,
+) -> Result<(), Fault> {
+    let Some(first) = leases.first() else { return Ok(()) };
+    // Nobody may be kept from ending what he holds for want of a fact.
+    let index =
+        session.shared.facts().map(|facts| format!(" FORCE INDEX ({})", facts.lock_key_index));
+    let leases = rows::filled(leases);
+    let sql = format!(
+        "UPDATE distributed_locks{} SET owner=?, ow_beat=COALESCE(?, ow_beat), \
+         expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3) WHERE {}",
+        index.unwrap_or_default(),
+        rows::joined(leases.len(), "(lock_key=? AND owner=? AND ow_fence=?)", " OR ")
     );
-    let update = update.bind(mark.word(&lease.owner)).bind(mark.told_ms());
-    let key = LockKey::of_execution(&lease.execution);
-    let update = update.bind(micros(mark.stands())).bind(key.as_str()).bind(lease.owner.as_str());
-    session.matched(update.bind(lease.fence.0)).await?;
+    let update = made(sql).bind(mark.word(&first.owner)).bind(mark.told_ms());
+    let update = leases.iter().fold(update.bind(micros(mark.stands())), |update, lease| {
+        let key = LockKey::of_execution(&lease.execution);
+        update.bind(key.as_str().to_owned()).bind(lease.owner.as_str()).bind(lease.fence.0)
+    });
+    session.matched(update).await?;
     Ok(())
 }
 

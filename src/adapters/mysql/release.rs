@@ -72,8 +72,8 @@ impl Work for HandBackWork {
         }
         for (_, lease, fate) in &fates {
             match fate {
-                Fate::Released => locks::mark(session, lease, Mark::Released).await?,
-                Fate::Cancelled(_) => locks::mark(session, lease, Mark::Finished).await?,
+                Fate::Released => locks::mark(session, &[*lease], Mark::Released).await?,
+                Fate::Cancelled(_) => locks::mark(session, &[*lease], Mark::Finished).await?,
                 Fate::Fenced => {}
             }
         }

@@ -80,6 +80,14 @@ pub(super) fn joined(count: usize, item: &str, between: &str) -> String {
     vec![item; count].join(between)
 }
 
+/// `CASE column WHEN ? THEN ? … ELSE other END`, or just `other`.
+pub(super) fn case(column: &str, count: usize, other: &str) -> String {
+    if count == 0 {
+        return other.into();
+    }
+    format!("CASE {column} {} ELSE {other} END", joined(count, "WHEN ? THEN ?", " "))
+}
+
 /// The items of a list, and the last one again until the list has one of a few lengths: so the server
 /// keeps few statements prepared, whatever the lengths of the lists. For lists in which an item may
 /// stand twice.

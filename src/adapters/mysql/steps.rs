@@ -17,6 +17,9 @@ use crate::{
 /// Rows a statement at most.
 const CHUNK: usize = 256;
 
+/// Of an output, in bytes, that goes into one statement with others.
+const SHORT: usize = 4 * 1024;
+
 /// One write to one step row. In this order where several go to one row.
 #[derive(Clone, Copy)]
 pub(super) enum Write<'a> {
@@ -24,6 +27,10 @@ pub(super) enum Write<'a> {
     Start(&'a StepStart),
     End(&'a StepEnd),
     Skip(&'a StepSkip),
+}
+
+fn has_short_output(end: &StepEnd) -> bool {
+    end.output.as_ref().is_none_or(|output| output.len() <= SHORT)
 }
 
 /// A write under the lease that it is made under.
@@ -53,6 +60,12 @@ impl Write<'_> {
         match (self, other) {
             (Self::Start(a), Self::Start(b)) => {
                 (a.attempt, a.key_gen, a.retry_count) == (b.attempt, b.key_gen, b.retry_count)
+            }
+            (Self::End(a), Self::End(b)) => {
+                (a.attempt, a.succeeded, &a.error, a.retry_count)
+                    == (b.attempt, b.succeeded, &b.error, b.retry_count)
+                    && has_short_output(a)
+                    && has_short_output(b)
             }
             (Self::Skip(a), Self::Skip(b)) => a.reason == b.reason,
             _ => false,
@@ -103,23 +116,43 @@ pub(super) async fn lock_at_once<'a>(
 async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64, Fault> {
     match writes[0] {
         (lease, Write::Retry(retry)) => await_retry(session, lease, retry).await,
-        (lease, Write::End(step)) => end(session, lease, step).await,
+        (_, Write::End(first)) => end(session, first, writes).await,
         (_, Write::Start(first)) => start(session, first, writes).await,
         (_, Write::Skip(first)) => skip(session, &first.reason, writes).await,
     }
 }
 
-async fn end(session: &mut Session, lease: &Lease, end: &StepEnd) -> Result<u64, Fault> {
-    let status = if end.succeeded { "success" } else { "failed" };
-    let error = end.error.as_deref().map(texts::reason);
-    let update = fixed(
-        "UPDATE workflow_step_executions SET status=?, output=?, error=?, retry_count=?, \
-         finished_at=NOW(3), duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, \
-         updated_at=NOW(3) WHERE id=? AND ow_fence=? AND ow_attempt=? AND status IN ('running', ?)",
+async fn end(session: &mut Session, first: &StepEnd, writes: &[Leased<'_>]) -> Result<u64, Fault> {
+    let ends = writes.iter().filter_map(|(lease, write)| match write {
+        Write::End(end) => Some((lease.fence, *end)),
+        _ => None,
+    });
+    let ends = rows::filled(ends);
+    let status = if first.succeeded { "success" } else { "failed" };
+    let error = first.error.as_deref().map(texts::reason);
+    let sql = format!(
+        "UPDATE workflow_step_executions FORCE INDEX (PRIMARY) SET status=?, output={}, error=?, \
+         retry_count=?, finished_at=NOW(3), \
+         duration=TIMESTAMPDIFF(MICROSECOND, started_at, NOW(3)) DIV 1000, updated_at=NOW(3) \
+         WHERE ({}) AND ow_attempt=? AND status IN ('running', ?)",
+        match ends.len() {
+            1 => "?".into(),
+            count => rows::case("id", count, "NULL"),
+        },
+        id_and_fence(ends.len())
     );
-    let update = update.bind(status).bind(end.output.as_deref()).bind(error).bind(end.retry_count);
-    let update = update.bind(end.step.as_str()).bind(lease.fence.0).bind(end.attempt).bind(status);
-    session.matched(update).await
+    let update = made(sql).bind(status);
+    let update = match &*ends {
+        [(_, only)] => update.bind(only.output.as_deref()),
+        all => all.iter().fold(update, |update, (_, end)| {
+            update.bind(end.step.as_str()).bind(end.output.as_deref())
+        }),
+    };
+    let update =
+        ends.iter().fold(update.bind(error).bind(first.retry_count), |update, (fence, end)| {
+            update.bind(end.step.as_str()).bind(fence.0)
+        });
+    session.matched(update.bind(first.attempt).bind(status)).await
 }
 
 /// The step stays `running`; should its worker die now, its successor knows the next key. The row

@@ -292,5 +292,5 @@ async fn leave_released(session: &mut Session, lease: &Lease) -> Result<(), Faul
     if session.matched(update.bind(lease.nonce.as_str())).await? != 1 {
         return Err(ending::unexpected(&lease.execution, "released"));
     }
-    locks::mark(session, lease, Mark::Released).await
+    locks::mark(session, &[lease], Mark::Released).await
 }

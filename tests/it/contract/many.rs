@@ -2,7 +2,7 @@
 
 use orchestrator_worker::{
     domain::{
-        id::ExecutionId,
+        id::{ExecutionId, FINISHED},
         recovery::{Cause, TakeOver},
     },
     ports::executions::{
@@ -63,6 +63,45 @@ pub async fn many_ends_in_one_call_are_answered_in_their_order<S: Subject>() {
     assert_eq!(world.subject.one(ended).await, Some((MANY - 3).to_string()));
     let steps = "SELECT COUNT(*) FROM workflow_step_executions WHERE status='success'";
     assert_eq!(world.subject.one(steps).await, Some((MANY - 2).to_string()));
+}
+
+/// What is alike may be written by one statement.
+pub async fn many_ends_in_one_call_are_recorded_each_with_its_own_words<S: Subject>() {
+    let world = World::<S>::new().await;
+    let all = claimed(&world).await;
+    let (empty, none, long, failed_too, retried) = (2, 5, 11, 17, 23);
+    let mut sent: Vec<Advance> = all.iter().map(end_of).collect();
+    for (place, advance) in sent.iter_mut().enumerate() {
+        let end = &mut advance.ended[0];
+        end.output = match place {
+            _ if place == empty => Some(String::new()),
+            _ if place == none => None,
+            _ if place == long => Some("long ".repeat(5_000)),
+            _ => Some(format!("of {place}, 'quoted' \u{1f980}")),
+        };
+        if place == failed_too {
+            *end = StepEnd { error: Some("exit status 3".into()), ..failed(&all[place], "one") };
+            advance.finish = Some(failure());
+        }
+        if place == retried {
+            end.retry_count = 4;
+        }
+    }
+    assert_eq!(world.a.advance(&sent).await, vec![Ok(Advanced::Recorded); MANY]);
+    for (place, claim) in all.iter().enumerate() {
+        let (id, end) = (&claim.lease.execution, &sent[place].ended[0]);
+        let word = if place == failed_too { "failed" } else { "success" };
+        assert_eq!(world.status(id).await, word, "{place}");
+        assert_eq!(world.steps(id, &["one"]).await, [word], "{place}");
+        assert_eq!(world.step(id, "one", "output").await, end.output, "{place}");
+        assert_eq!(world.step(id, "one", "error").await, end.error, "{place}");
+        let retries = world.step(id, "one", "retry_count").await;
+        assert_eq!(retries, Some(end.retry_count.to_string()), "{place}");
+        let attempt = world.attempt(id, "one", 1).await;
+        let cause = end.error.as_deref().unwrap_or("-");
+        assert_eq!(attempt, Some(format!("{word}/{cause}/a")), "{place}");
+        assert_eq!(world.lock(id, "owner").await.as_deref(), Some(FINISHED), "{place}");
+    }
 }
 
 pub async fn many_are_handed_back_and_taken_over_in_one_call<S: Subject>() {

@@ -133,8 +133,8 @@ async fn a_late_success_that_no_fence_stops_is_found<S: Server>() {
         send(&scene.late, &late).await.ok();
     }
     let spoil = Spoil(
-        "WHERE id=? AND ow_fence=? AND ow_attempt=? AND status IN ('running', ?)",
-        "WHERE id=? AND (ow_fence=? OR 1) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
+        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
+        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
     );
     found!(S, scene, [spoil], Rule::ForeignOutput);
 }
@@ -148,8 +148,8 @@ async fn a_late_end_that_no_fence_stops_is_found<S: Server>() {
         scene.finish(&mut second).await;
     }
     let spoil = Spoil(
-        "ow_owner='' WHERE id=? AND ow_fence=? AND ow_claim=? AND status IN ('running', ?)",
-        "ow_owner='' WHERE id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1) \
+        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND status IN ('running', ?)",
+        "ow_owner='' WHERE ((id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1))) \
          AND status IN ('running', ?)",
     );
     found!(S, scene, [spoil], Rule::NotEnded);
