@@ -3,12 +3,12 @@
 //!
 //! `ORCHESTRATOR_NEMESIS_SEED` repeats the choices of an earlier run, `ORCHESTRATOR_NEMESIS_ROUNDS` says
 //! how often each fault strikes (ten times if it is not given, 300 times with
-//! `ORCHESTRATOR_TEST_SCALE=soak`). `ORCHESTRATOR_NEMESIS_URL` has it strike at an empty database on
-//! somebody's own server, by the faults that need no server of its own.
+//! `ORCHESTRATOR_TEST_SCALE=soak`, and then at several servers at a time). `ORCHESTRATOR_NEMESIS_URL` has it
+//! strike at an empty database on somebody's own server, by the faults that need no server of its own.
 //!
 //! **Invariant:** the harness judges by the history alone; it knows nothing of how a worker works.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{io::Write, time::Duration};
 
 use futures_util::future::join_all;
 use orchestrator_worker::{
@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row as _, raw_sql};
 use tokio::{
     sync::{Mutex, RwLock, watch},
-    task::block_in_place,
+    task::{JoinSet, block_in_place},
     time::{Instant, sleep},
 };
 use url::Url;
@@ -30,9 +30,10 @@ use self::{
     faults::{Arena, Fault},
     fleet::Fleet,
     history::{Violation, violations},
-    phase::{Phase, phases},
+    phase::phases,
     place::{DATABASE, Place, USER, given_url},
-    twin::{Fared, Twin},
+    record::Record,
+    twin::Twin,
     workload::{Workload, ask, left, needs, rows},
 };
 use crate::{instance::Instance, process::is_soak};
@@ -46,6 +47,7 @@ mod outage;
 mod phase;
 mod place;
 mod races;
+mod record;
 mod spoiled;
 mod twin;
 mod unwatched;
@@ -53,7 +55,15 @@ pub mod workload;
 
 const WORKERS: usize = 4;
 /// Executions that have not ended, kept up while faults strike.
-const UNDER_WAY: i64 = 30;
+fn under_way() -> i64 {
+    if is_soak() { 120 } else { 30 }
+}
+
+/// Each with workers of its own: most of a fault is waiting.
+fn servers() -> u64 {
+    if is_soak() && given_url().is_none() { 4 } else { 1 }
+}
+
 /// Faults at one time.
 const AT_ONCE: usize = 3;
 /// A run that has not ended so long after its last fault never will.
@@ -65,21 +75,28 @@ fn given(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a whole number"))
 }
 
-/// How the run went.
-#[derive(Default)]
-struct Record {
-    struck: BTreeMap<Fault, (u32, Duration)>,
-    /// Executions that were under way as it struck.
-    met: BTreeMap<(Fault, Phase), u32>,
-    fared: BTreeMap<Fared, u32>,
-    submitted: u32,
-    cancelled: u32,
-}
-
-async fn no_fault_loses_or_doubles_work(server: &str) {
+async fn no_fault_loses_or_doubles_work(server: &'static str) {
     let seed = given("ORCHESTRATOR_NEMESIS_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     let rounds = given("ORCHESTRATOR_NEMESIS_ROUNDS").unwrap_or(if is_soak() { 300 } else { 10 });
     say(&format!("nemesis on {server}: ORCHESTRATOR_NEMESIS_SEED={seed}"));
+    let each = rounds.div_ceil(servers());
+    let mut runs = JoinSet::new();
+    for place in 0..servers() {
+        runs.spawn(run(server, seed.wrapping_add(place), each));
+    }
+    let mut all = Record::default();
+    for record in runs.join_all().await {
+        all.add(record);
+    }
+    if servers() > 1 {
+        all.tell();
+    }
+    // A few faults may all strike idle workers.
+    assert!(rounds < 10 || all.lost > 0, "nothing was ever in danger");
+}
+
+/// At one server; panics if it finds anything.
+async fn run(server: &'static str, seed: u64, rounds: u64) -> Record {
     let mut random = StdRng::seed_from_u64(seed);
     let workload = Workload::new();
     let place = match given_url() {
@@ -95,7 +112,7 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
     let record = Mutex::new(Record::default());
     let (over, is_over) = watch::channel(false);
     let striking = async {
-        while left(&arena.url).await.unwrap_or(0) < UNDER_WAY {
+        while left(&arena.url).await.unwrap_or(0) < under_way() {
             sleep(Duration::from_millis(50)).await;
         }
         strike_all(&arena, &faults, rounds, &mut random, &record).await;
@@ -112,13 +129,18 @@ async fn no_fault_loses_or_doubles_work(server: &str) {
 
     let (effects, rows) = (workload.effects(), rows(&arena.url, needs).await.expect("the tables"));
     let found = violations(&effects, &rows);
-    tell(&record.into_inner(), &rows.executions, effects.len(), began.elapsed());
+    let mut record = record.into_inner();
+    for (status, _) in rows.executions.values() {
+        *record.ended.entry(status.clone()).or_default() += 1;
+    }
+    let attempts = rows.attempts.values().flatten();
+    record.lost = attempts.filter(|attempt| attempt.outcome == "lost").count();
+    (record.effects, record.took) = (effects.len(), began.elapsed());
+    record.tell();
     say(&format!("nemesis on {server}: {} violations", found.len()));
     arena.fleet.stop();
     assert_eq!(found, [], "{}", shown(&found));
-    let lost = rows.attempts.values().flatten().filter(|attempt| attempt.outcome == "lost");
-    // A few faults may all strike idle workers.
-    assert!(rounds < 10 || lost.count() > 0, "nothing was ever in danger");
+    record
 }
 
 /// A migrated and guarded database, the workers as a user with the least rights, the templates.
@@ -189,8 +211,7 @@ async fn submit(
     is_over: watch::Receiver<bool>,
 ) {
     while !*is_over.borrow() {
-        let under_way = left(&arena.url).await.unwrap_or(UNDER_WAY);
-        for _ in under_way..UNDER_WAY {
+        for _ in left(&arena.url).await.unwrap_or(under_way())..under_way() {
             let _clock = arena.clock.read().await;
             if workload.submit_any(control, &mut random).await {
                 record.lock().await.submitted += 1;
@@ -243,36 +264,6 @@ async fn drain(arena: &Arena) {
         }
         sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// What happened, printed even where the test passes.
-fn tell(
-    record: &Record,
-    executions: &BTreeMap<String, (String, String)>,
-    effects: usize,
-    took: Duration,
-) {
-    for (fault, (count, time)) in &record.struck {
-        let (name, seconds) = (format!("{fault:?}"), time.as_secs_f64());
-        say(&format!("{name:<20} {count:>5} times, {seconds:>6.1} s in all"));
-        let met = record.met.iter().filter(|((met, _), _)| met == fault);
-        let met: Vec<String> = met.map(|((_, phase), count)| format!("{count} {phase}")).collect();
-        say(&format!("{:<20}       {}", "  as it struck:", met.join(", ")));
-    }
-    for (fared, count) in &record.fared {
-        say(&format!("{:<20} {count:>5} times by the Go service", format!("{fared:?}")));
-    }
-    let mut states: BTreeMap<&str, u32> = BTreeMap::new();
-    for (status, _) in executions.values() {
-        *states.entry(status).or_default() += 1;
-    }
-    say(&format!(
-        "{} executions ({states:?}), {} submitted, {} cancelled, {effects} effects, {:.0} s",
-        executions.len(),
-        record.submitted,
-        record.cancelled,
-        took.as_secs_f64()
-    ));
 }
 
 /// Past the test harness, which keeps what a passing test prints.

@@ -12,7 +12,10 @@ use tokio::{
     task::block_in_place,
 };
 
-use crate::{process::Worker, proxy::Proxy};
+use crate::{
+    process::{Worker, is_soak},
+    proxy::Proxy,
+};
 
 /// One of the workers. Every second one is a pod whose volume outlives its container.
 pub struct Member {
@@ -41,7 +44,7 @@ impl Member {
 
 fn spawn(name: &str, url: &str, volume: Option<&TempDir>) -> Worker {
     let mut settings = vec![
-        ("ORCHESTRATOR_WORKER__SLOTS", "6"),
+        ("ORCHESTRATOR_WORKER__SLOTS", if is_soak() { "24" } else { "6" }),
         ("ORCHESTRATOR_WORKER__STEP__BACKOFF__BASE", "100ms"),
         ("ORCHESTRATOR_WORKER__STEP__BACKOFF__CAP", "1s"),
         ("ORCHESTRATOR_WORKER__DRAIN_DEADLINE", "4s"),

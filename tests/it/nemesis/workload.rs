@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::history::{AttemptRow, Effect, Rows, StepRow};
+use crate::process::is_soak;
 
 /// Steps as (name, what it waits for, kind).
 type Shape = &'static [(&'static str, &'static [&'static str], Kind)];
@@ -166,6 +167,8 @@ impl Workload {
         let (ticks, pause) = match kind {
             Kind::Long => self.long,
             Kind::Tenths(tenths) => (*tenths, 0.1),
+            // Each tick is a process; so many at one time leave nothing for the workers.
+            _ if is_soak() => (2, 0.3),
             _ => (6, 0.1),
         };
         let (on_failure, retries, last) = match kind {
