@@ -210,6 +210,7 @@ macro_rules! of_workers {
             many {
                 many_ends_in_one_call_are_answered_in_their_order
                 many_ends_in_one_call_are_recorded_each_with_its_own_words
+                ends_under_each_others_fences_are_refused
                 many_are_handed_back_and_taken_over_in_one_call
                 ends_of_one_execution_at_one_moment_are_all_recorded
             }

@@ -26,9 +26,9 @@ pub enum Tls {
     Insecure,
 }
 
-/// Prepared statements kept a connection. A busy lane of 10 slots uses about 50; the server has room
+/// Prepared statements kept a connection. A busy lane of 10 slots uses about 60; the server has room
 /// for 16,382 of everybody (`max_prepared_stmt_count`).
-const STATEMENTS: usize = 80;
+const STATEMENTS: usize = 128;
 
 const EXAMPLE: &str = "mysql://user:password@host:3306/database";
 

@@ -157,7 +157,9 @@ impl Work for Together {
                 return Ok(false);
             }
         }
-        for alike in ending.chunk_by(|(a, _), (b, _)| a.mark() == b.mark()) {
+        let is_alike =
+            |a: &Advance, b: &Advance| a.lease.owner == b.lease.owner && a.mark() == b.mark();
+        for alike in ending.chunk_by(|(a, _), (b, _)| is_alike(a, b)) {
             let leases: Vec<_> = alike.iter().map(|(it, _)| &it.lease).collect();
             locks::mark(session, &leases, alike[0].0.mark()).await?;
         }

@@ -1,7 +1,8 @@
 //! Writes to step rows, and the rows of `ow_attempts` that go with them.
 //!
 //! **Invariant:** every write carries the fence of its row's execution and may be sent twice; rows
-//! are taken by (execution, id), so that two transactions meet them in the same order.
+//! are taken by (execution, id), those of one statement by id. What meets another order than its own is
+//! a deadlock, which is tried again.
 
 use super::{
     errors::Fault,
@@ -17,7 +18,9 @@ use crate::{
 /// Rows a statement at most.
 const CHUNK: usize = 256;
 
-/// Of an output, in bytes, that goes into one statement with others.
+/// Ends a statement at most, and what the output of one may have in bytes that has company there: a quarter
+/// of what the smallest server takes in one packet.
+const ENDS: usize = 64;
 const SHORT: usize = 4 * 1024;
 
 /// One write to one step row. In this order where several go to one row.
@@ -83,7 +86,7 @@ pub(super) async fn write(
         (&a.execution, x.step(), x.rank()).cmp(&(&b.execution, y.step(), y.rank()))
     });
     for alike in writes.chunk_by(|(_, a), (_, b)| a.goes_with(b)) {
-        for chunk in alike.chunks(CHUNK) {
+        for chunk in alike.chunks(most(alike)) {
             if write_alike(session, chunk).await? != chunk.len() as u64 {
                 return Ok(false);
             }
@@ -112,6 +115,11 @@ pub(super) async fn lock_at_once<'a>(
     Ok(())
 }
 
+/// Of these a statement.
+const fn most(alike: &[Leased<'_>]) -> usize {
+    if matches!(alike, [(_, Write::End(_)), ..]) { ENDS } else { CHUNK }
+}
+
 /// Writes that [`Write::goes_with`] put together; returns how many rows matched.
 async fn write_alike(session: &mut Session, writes: &[Leased<'_>]) -> Result<u64, Fault> {
     match writes[0] {
@@ -127,6 +135,8 @@ async fn end(session: &mut Session, first: &StepEnd, writes: &[Leased<'_>]) -> R
         Write::End(end) => Some((lease.fence, *end)),
         _ => None,
     });
+    let ends: Vec<_> = ends.collect();
+    let count = ends.len();
     let ends = rows::filled(ends);
     let status = if first.succeeded { "success" } else { "failed" };
     let error = first.error.as_deref().map(texts::reason);
@@ -144,8 +154,10 @@ async fn end(session: &mut Session, first: &StepEnd, writes: &[Leased<'_>]) -> R
     let update = made(sql).bind(status);
     let update = match &*ends {
         [(_, only)] => update.bind(only.output.as_deref()),
-        all => all.iter().fold(update, |update, (_, end)| {
-            update.bind(end.step.as_str()).bind(end.output.as_deref())
+        // The first that matches counts: what fills the list up is never read.
+        all => all.iter().enumerate().fold(update, |update, (place, (_, end))| {
+            let output = end.output.as_deref().filter(|_| place < count);
+            update.bind(end.step.as_str()).bind(output)
         }),
     };
     let update =

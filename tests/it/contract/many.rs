@@ -3,6 +3,7 @@
 use orchestrator_worker::{
     domain::{
         id::{ExecutionId, FINISHED},
+        plan::Finish,
         recovery::{Cause, TakeOver},
     },
     ports::executions::{
@@ -69,7 +70,8 @@ pub async fn many_ends_in_one_call_are_answered_in_their_order<S: Subject>() {
 pub async fn many_ends_in_one_call_are_recorded_each_with_its_own_words<S: Subject>() {
     let world = World::<S>::new().await;
     let all = claimed(&world).await;
-    let (empty, none, long, failed_too, retried) = (2, 5, 11, 17, 23);
+    let (empty, none, long, retried) = (2, 5, 11, 23);
+    let (failing, told) = (16..20, 30..40);
     let mut sent: Vec<Advance> = all.iter().map(end_of).collect();
     for (place, advance) in sent.iter_mut().enumerate() {
         let end = &mut advance.ended[0];
@@ -79,9 +81,13 @@ pub async fn many_ends_in_one_call_are_recorded_each_with_its_own_words<S: Subje
             _ if place == long => Some("long ".repeat(5_000)),
             _ => Some(format!("of {place}, 'quoted' \u{1f980}")),
         };
-        if place == failed_too {
-            *end = StepEnd { error: Some("exit status 3".into()), ..failed(&all[place], "one") };
-            advance.finish = Some(failure());
+        if failing.contains(&place) {
+            let error = format!("exit status {}", place / 2);
+            *end = StepEnd { error: Some(error.clone()), ..failed(&all[place], "one") };
+            advance.finish = Some(Finish { error: Some(error), ..failure() });
+        }
+        if told.contains(&place) {
+            advance.told_ms = Some(place as u64 / 2);
         }
         if place == retried {
             end.retry_count = 4;
@@ -90,8 +96,9 @@ pub async fn many_ends_in_one_call_are_recorded_each_with_its_own_words<S: Subje
     assert_eq!(world.a.advance(&sent).await, vec![Ok(Advanced::Recorded); MANY]);
     for (place, claim) in all.iter().enumerate() {
         let (id, end) = (&claim.lease.execution, &sent[place].ended[0]);
-        let word = if place == failed_too { "failed" } else { "success" };
+        let word = if failing.contains(&place) { "failed" } else { "success" };
         assert_eq!(world.status(id).await, word, "{place}");
+        assert_eq!(world.execution(id, "error").await, end.error, "{place}");
         assert_eq!(world.steps(id, &["one"]).await, [word], "{place}");
         assert_eq!(world.step(id, "one", "output").await, end.output, "{place}");
         assert_eq!(world.step(id, "one", "error").await, end.error, "{place}");
@@ -100,7 +107,35 @@ pub async fn many_ends_in_one_call_are_recorded_each_with_its_own_words<S: Subje
         let attempt = world.attempt(id, "one", 1).await;
         let cause = end.error.as_deref().unwrap_or("-");
         assert_eq!(attempt, Some(format!("{word}/{cause}/a")), "{place}");
-        assert_eq!(world.lock(id, "owner").await.as_deref(), Some(FINISHED), "{place}");
+        let owner = world.lock(id, "owner").await.expect("it lingers");
+        if let Some(told_ms) = sent[place].told_ms {
+            assert_eq!(owner, claim.lease.owner.untold(), "{place}");
+            assert_eq!(world.lock(id, "ow_beat").await, Some(told_ms.to_string()), "{place}");
+        } else {
+            assert_eq!(owner, FINISHED, "{place}");
+        }
+    }
+}
+
+pub async fn ends_under_each_others_fences_are_refused<S: Subject>() {
+    let world = World::<S>::new().await;
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(world.a_claims(chain(&["one"])).await);
+    }
+    let mut sent: Vec<Advance> = all.iter().map(end_of).collect();
+    (sent[1].lease.fence, sent[2].lease.fence) = (sent[2].lease.fence, sent[1].lease.fence);
+    let untouched = world.everything().await;
+    let fenced = Err(AdvanceError::Fenced);
+    let answers = world.a.advance(&sent).await;
+    let recorded = Ok(Advanced::Recorded);
+    assert_eq!(answers, [recorded.clone(), fenced.clone(), fenced, recorded]);
+    let after = world.everything().await;
+    for claim in &all[1..=2] {
+        let id = claim.lease.execution.as_str();
+        for row in untouched.iter().filter(|row| row.contains(id)) {
+            assert!(after.contains(row), "changed: {row}");
+        }
     }
 }
 

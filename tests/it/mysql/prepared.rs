@@ -1,9 +1,11 @@
 //! What the server is asked to prepare.
 
+use std::collections::BTreeSet;
+
 use orchestrator_worker::{
     adapters::mysql::{MySqlStore, Settings},
-    domain::id::Beat,
-    ports::executions::{Advance, Claim, ExecutionStore},
+    domain::id::{Beat, FINISHED},
+    ports::executions::{Advance, Advanced, Claim, ExecutionStore},
 };
 use secrecy::SecretString;
 
@@ -52,5 +54,40 @@ mod on_mysql {
         let used = sent(&world.subject, "Execute").await;
         assert!(prepared > 0 && prepared < used, "{prepared} prepared, {used} used");
         assert_eq!(sent(&world.subject, "Close stmt").await, 0);
+    }
+
+    /// The executions, their lock rows, their steps, and the attempts; each execution under a fence of its own.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn ends_that_come_together_take_one_statement_of_each_kind() {
+        let world = World::<Database<MySql>>::new().await;
+        let url = world.subject.user("ALL").await;
+        let worker =
+            MySqlStore::open(Settings::new(SecretString::from(url))).await.expect("a store");
+        let template = world.apply(&workflow("w", chain(&["one"]))).await;
+        for size in [2, 3, 5, 10, 17, 50] {
+            let mut all = Vec::new();
+            for _ in 0..size {
+                world.submit(&template).await;
+                all.push(claim_one(&worker, "a").await);
+            }
+            let fences: BTreeSet<_> = all.iter().map(|claim| claim.lease.fence).collect();
+            assert_eq!(fences.len(), size);
+            let end = |claim: &Claim| Advance {
+                ended: vec![succeeded(claim, "one")],
+                finish: Some(success()),
+                ..advance(claim)
+            };
+            let ends: Vec<_> = all.iter().map(end).collect();
+            let before = sent(&world.subject, "Execute").await;
+            let answers = worker.advance(&ends).await;
+            assert_eq!(sent(&world.subject, "Execute").await - before, 4, "{size} ends");
+            assert_eq!(answers, vec![Ok(Advanced::Recorded); size]);
+            for claim in &all {
+                let id = &claim.lease.execution;
+                assert_eq!(world.status(id).await, "success");
+                assert_eq!(world.steps(id, &["one"]).await, ["success"]);
+                assert_eq!(world.lock(id, "owner").await.as_deref(), Some(FINISHED));
+            }
+        }
     }
 }

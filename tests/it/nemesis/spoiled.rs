@@ -26,6 +26,7 @@ use crate::{
 
 on_both_servers! {
     a_late_success_that_no_fence_stops_is_found
+    late_successes_together_that_no_fence_stops_are_found
     a_late_end_that_no_fence_stops_is_found
     a_late_start_that_no_fence_stops_is_found
     a_late_hand_back_that_no_fence_stops_is_found
@@ -53,7 +54,8 @@ impl<S: Server> Scene<S> {
 
     /// The worker that will be late claims and starts `one`.
     async fn claim(&mut self) -> Claim {
-        let template = self.world.apply(&workflow("w", chain(&["one", "two"]))).await;
+        let name = format!("w{}", self.effects.len());
+        let template = self.world.apply(&workflow(&name, chain(&["one", "two"]))).await;
         self.world.submit(&template).await;
         let claim = claim_one(&self.late, "a").await;
         self.does(What::Start, &claim, "one");
@@ -135,6 +137,26 @@ async fn a_late_success_that_no_fence_stops_is_found<S: Server>() {
     let spoil = Spoil(
         "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
         "WHERE ((id=? AND (ow_fence=? OR 1))) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
+    );
+    found!(S, scene, [spoil], Rule::ForeignOutput);
+}
+
+async fn late_successes_together_that_no_fence_stops_are_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut late = Vec::new();
+        for _ in 0..2 {
+            let first = scene.claim().await;
+            late.push(scene.end(&first, "one"));
+            let mut second = scene.take_over(&first, "one").await;
+            scene.finish(&mut second).await;
+        }
+        scene.late.advance(&late).await;
+    }
+    let spoil = Spoil(
+        "WHERE ((id=? AND ow_fence=?) OR (id=? AND ow_fence=?)) AND ow_attempt=? \
+         AND status IN ('running', ?)",
+        "WHERE ((id=? AND (ow_fence=? OR 1)) OR (id=? AND (ow_fence=? OR 1))) \
+         AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
     );
     found!(S, scene, [spoil], Rule::ForeignOutput);
 }
