@@ -21,6 +21,8 @@ pub struct PodSeen {
     pub disruption: String,
     /// Somebody has deleted it.
     pub is_deleted: bool,
+    /// The cluster has taken its readiness away, for want of its kubelet.
+    pub is_out_of_reach: bool,
     /// Its containers, if the kubelet has told of any.
     pub containers: Vec<ContainerSeen>,
 }
@@ -152,9 +154,9 @@ fn node(pod: &PodSeen) -> Option<Arc<str>> {
 
 /// Its node is gone, or does not answer and the pod is told to leave it.
 fn node_lost(pod: &PodSeen) -> Option<News> {
-    let is_tainted = pod.disruption == "DeletionByTaintManager" && pod.is_deleted && !pod.is_final;
+    let is_to_leave = pod.disruption == "DeletionByTaintManager" && pod.is_deleted && !pod.is_final;
     let lost = || News::NodeLost { uid: pod.uid.clone(), node: node(pod) };
-    (is_given_up(pod) || is_tainted).then(lost)
+    (is_given_up(pod) || is_to_leave && pod.is_out_of_reach).then(lost)
 }
 
 /// Its state was written by the cluster, for want of its kubelet.
@@ -264,13 +266,19 @@ mod tests {
     #[test]
     fn a_node_is_lost_that_is_gone_or_that_its_pods_are_told_to_leave_and_do_not() {
         let running = PodSeen { is_final: false, ..ended("Error") };
-        let tainted = PodSeen { disruption: "DeletionByTaintManager".into(), ..running.clone() };
+        let silent = PodSeen {
+            disruption: "DeletionByTaintManager".into(),
+            is_out_of_reach: true,
+            ..running.clone()
+        };
         let evicted = PodSeen { disruption: "EvictionByEvictionAPI".into(), ..running.clone() };
         for (pod, is_lost) in [
             (PodSeen { reason: "NodeLost".into(), ..running.clone() }, true),
             (PodSeen { disruption: "DeletionByPodGC".into(), ..ended("Error") }, true),
-            (PodSeen { is_deleted: true, ..tainted.clone() }, true),
-            (tainted, false),
+            (PodSeen { is_deleted: true, ..silent.clone() }, true),
+            // Any taint may be what it does not tolerate.
+            (PodSeen { is_deleted: true, is_out_of_reach: false, ..silent.clone() }, false),
+            (silent, false),
             (PodSeen { is_deleted: true, ..evicted }, false),
             (PodSeen { is_deleted: true, ..running }, false),
         ] {

@@ -62,16 +62,21 @@ fn is_refused(error: &watcher::Error) -> bool {
 
 fn seen(pod: &Pod) -> PodSeen {
     let status = pod.status.clone().unwrap_or_default();
-    let target = status.conditions.iter().flatten();
-    let mut target = target.filter(|it| it.type_ == "DisruptionTarget" && it.status == "True");
-    let disruption = target.find_map(|it| it.reason.clone());
+    let stands = |condition: &str, is: &str| {
+        let mut all = status.conditions.iter().flatten();
+        all.find(|it| it.type_ == condition && it.status == is)
+    };
+    let disruption = stands("DisruptionTarget", "True").and_then(|it| it.reason.clone());
+    // A kubelet gives a reason.
+    let is_out_of_reach = stands("Ready", "False").is_some_and(|it| it.reason.is_none());
     PodSeen {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         is_final: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-        reason: status.reason.unwrap_or_default(),
+        reason: status.reason.clone().unwrap_or_default(),
         disruption: disruption.unwrap_or_default(),
         is_deleted: pod.metadata.deletion_timestamp.is_some(),
+        is_out_of_reach,
         containers: status.container_statuses.iter().flatten().map(container).collect(),
     }
 }
