@@ -412,18 +412,30 @@ async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothin
     let own = own();
     let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {}});
     let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []});
-    for (trial, good, line) in [
-        (
-            Trial::Pods("app=w"),
-            json_act("200 OK", &pods),
-            "GET /api/v1/namespaces/jobs/pods?&labelSelector=app%3Dw&limit=1 HTTP/1.1".to_owned(),
-        ),
+    let read = |all: &str| {
+        vec![
+            format!("GET {all}?&labelSelector=app%3Dw&limit=1 HTTP/1.1"),
+            format!(
+                "GET {all}?&watch=true&timeoutSeconds=1&labelSelector=app%3Dw\
+                 &allowWatchBookmarks=true&resourceVersion=0 HTTP/1.1"
+            ),
+        ]
+    };
+    for (trial, good, lines) in [
+        (Trial::Pods("app=w"), json_act("200 OK", &pods), read("/api/v1/namespaces/jobs/pods")),
         (
             Trial::Patch("worker-0"),
             json_act("200 OK", &pod),
-            "PATCH /api/v1/namespaces/jobs/pods/worker-0?&dryRun=All HTTP/1.1".to_owned(),
+            vec!["PATCH /api/v1/namespaces/jobs/pods/worker-0?&dryRun=All HTTP/1.1".to_owned()],
         ),
-        (Trial::Event(&own), fine(), format!("POST {EVENTS}?&dryRun=All HTTP/1.1")),
+        (
+            Trial::Event(&own),
+            fine(),
+            vec![
+                format!("POST {EVENTS}?&dryRun=All HTTP/1.1"),
+                format!("PATCH {EVENTS}/orchestrator-worker-trial?&dryRun=All HTTP/1.1"),
+            ],
+        ),
         (
             Trial::ReplicaSets("app=w"),
             json_act(
@@ -431,8 +443,7 @@ async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothin
                 &json!({"kind": "ReplicaSetList", "apiVersion": "apps/v1",
                 "metadata": {}, "items": []}),
             ),
-            "GET /apis/apps/v1/namespaces/jobs/replicasets?&labelSelector=app%3Dw&limit=1 HTTP/1.1"
-                .to_owned(),
+            read("/apis/apps/v1/namespaces/jobs/replicasets"),
         ),
         (
             Trial::Node("n-1"),
@@ -441,26 +452,39 @@ async fn whether_a_feature_is_allowed_is_found_out_by_a_call_that_changes_nothin
                 &json!({"type": "ADDED", "object": {"kind": "Node",
                 "apiVersion": "v1", "metadata": {}}}),
             ),
-            "GET /api/v1/nodes?&watch=true&timeoutSeconds=1&fieldSelector=metadata.name%3Dn-1\
-             &allowWatchBookmarks=true&resourceVersion=0 HTTP/1.1"
-                .to_owned(),
+            vec![
+                "GET /api/v1/nodes?&watch=true&timeoutSeconds=1&fieldSelector=metadata.name%3Dn-1\
+                 &allowWatchBookmarks=true&resourceVersion=0 HTTP/1.1"
+                    .to_owned(),
+            ],
         ),
     ] {
-        let answers = |act: Act| async {
-            let server = Server::always(act).await;
-            let instruments = Arc::new(Instruments::new());
-            let allowed = kube(&server, &instruments).allows(&trial).await;
-            assert_eq!(server.seen()[0].line, line);
-            allowed
+        // One of its calls is answered otherwise.
+        let answers = |place: usize, act: Act| {
+            let (good, count, lines, trial) = (good.clone(), AtomicUsize::new(0), &lines, &trial);
+            async move {
+                let answer = move |_: &Seen| {
+                    let is_it = count.fetch_add(1, Ordering::AcqRel) == place;
+                    if is_it { act.clone() } else { good.clone() }
+                };
+                let server = Server::start(answer).await;
+                let instruments = Arc::new(Instruments::new());
+                let allowed = kube(&server, &instruments).allows(trial).await;
+                let seen: Vec<String> = server.seen().into_iter().map(|seen| seen.line).collect();
+                assert_eq!(seen, lines[..lines.len().min(place + 1)]);
+                allowed
+            }
         };
-        assert_eq!(answers(good).await, Allowed::Yes, "{line}");
-        let refused = answers(no(403, "Forbidden")).await;
-        let Allowed::Refused(reason) = refused else { panic!("{line}: {refused:?}") };
-        assert!(reason.contains("Forbidden, says the test"), "{reason}");
-        let away = answers(no(500, "InternalError")).await;
-        assert!(matches!(away, Allowed::Unreached(_)), "{line}: {away:?}");
-        let silent = answers(Act::Hang).await;
-        assert_eq!(silent, Allowed::Unreached("no answer within 5s".into()), "{line}");
+        assert_eq!(answers(lines.len(), good.clone()).await, Allowed::Yes, "{lines:?}");
+        for place in 0..lines.len() {
+            let refused = answers(place, no(403, "Forbidden")).await;
+            let Allowed::Refused(reason) = refused else { panic!("{lines:?}: {refused:?}") };
+            assert!(reason.contains("Forbidden, says the test"), "{reason}");
+            let away = answers(place, no(500, "InternalError")).await;
+            assert!(matches!(away, Allowed::Unreached(_)), "{lines:?}: {away:?}");
+            let silent = answers(place, Act::Hang).await;
+            assert_eq!(silent, Allowed::Unreached("no answer within 5s".into()), "{lines:?}");
+        }
     }
 }
 

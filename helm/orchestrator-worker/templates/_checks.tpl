@@ -119,7 +119,7 @@ dict whose list `sentences` grows. */}}
 
 {{/* What would change the worker behind the chart's back. */}}
 {{- define "orchestrator-worker.checks.variables" -}}
-{{- $own := "^(ORCHESTRATOR_WORKER_.*|DATABASE_URL|DB_(HOST|PORT|USER|PASSWORD|NAME)|POD_(NAME|NAMESPACE|UID)|NODE_NAME|KUBERNETES_.*)$" }}
+{{- $own := "^(ORCHESTRATOR_WORKER_.*|DATABASE_URL|DB_(HOST|PORT|USER|PASSWORD|NAME)|POD_(NAME|NAMESPACE|UID|TEMPLATE_HASH)|NODE_NAME|KUBERNETES_.*)$" }}
 {{- range .values.extraEnv }}
 {{- if regexMatch $own .name }}
 {{- $say := printf "extraEnv sets %s, which the chart decides: use its value in config, database, drain or otlp." .name }}

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** nothing is changed by it: a trial reads, or is a write that is judged and not done.
 
+use std::fmt::Debug;
+
 use k8s_openapi::{
     api::{
         apps::v1::ReplicaSet,
@@ -15,6 +17,7 @@ use kube::{
     Api,
     api::{ListParams, Patch, PatchParams, PostParams, WatchParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{
@@ -38,10 +41,34 @@ pub enum Trial<'a> {
     Event(&'a OwnPod),
 }
 
+/// No event has this name.
+const NOBODYS: &str = "orchestrator-worker-trial";
+
+/// Lists those with these labels, and watches them.
+async fn read<K>(all: &Api<K>, labels: &str) -> Result<(), Unanswered>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    answer(all.list_metadata(&ListParams::default().labels(labels).limit(1))).await?;
+    watch(all, WatchParams::default().labels(labels)).await
+}
+
+/// Begins to watch, and leaves it at that.
+async fn watch<K>(all: &Api<K>, which: WatchParams) -> Result<(), Unanswered>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    answer(all.watch_metadata(&which.timeout(1), "0")).await.map(drop)
+}
+
 impl Kube {
     /// What the API server says to it.
     pub async fn allows(&self, trial: &Trial<'_>) -> Allowed {
-        match self.try_out(trial).await {
+        let tried = match self.try_out(trial).await {
+            Ok(()) if matches!(trial, Trial::Event(_)) => self.patch_an_event().await,
+            tried => tried,
+        };
+        match tried {
             Ok(()) => Allowed::Yes,
             Err(error) if error.is_refusal() => Allowed::Refused(error.to_string()),
             Err(error) => Allowed::Unreached(error.to_string()),
@@ -50,18 +77,15 @@ impl Kube {
 
     pub(super) async fn try_out(&self, trial: &Trial<'_>) -> Result<(), Unanswered> {
         let pods: Api<Pod> = Api::default_namespaced(self.client.clone());
-        let first = |labels: &str| ListParams::default().labels(labels).limit(1);
         match trial {
-            Trial::Pods(labels) => answer(pods.list_metadata(&first(labels))).await.map(drop),
+            Trial::Pods(labels) => read(&pods, labels).await,
             Trial::ReplicaSets(labels) => {
                 let sets: Api<ReplicaSet> = Api::default_namespaced(self.client.clone());
-                answer(sets.list_metadata(&first(labels))).await.map(drop)
+                read(&sets, labels).await
             }
             Trial::Node(name) => {
                 let nodes: Api<Node> = Api::all(self.client.clone());
-                let one =
-                    WatchParams::default().fields(&format!("metadata.name={name}")).timeout(1);
-                answer(nodes.watch_metadata(&one, "0")).await.map(drop)
+                watch(&nodes, WatchParams::default().fields(&format!("metadata.name={name}"))).await
             }
             Trial::Patch(pod) => {
                 let nothing = Patch::Merge(json!({"metadata": {}}));
@@ -76,11 +100,22 @@ impl Kube {
         }
     }
 
+    /// One that is not there: whoever may not hears of that first.
+    async fn patch_an_event(&self) -> Result<(), Unanswered> {
+        let events: Api<Event> = Api::default_namespaced(self.client.clone());
+        let nothing = Patch::Merge(json!({"metadata": {}}));
+        let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+        match answer(events.patch_metadata(NOBODYS, &dry, &nothing)).await {
+            Err(Unanswered::Api(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+            patched => patched.map(drop),
+        }
+    }
+
     fn event(&self, pod: &OwnPod) -> Event {
         let word = || Some("Trial".to_owned());
         Event {
             metadata: ObjectMeta {
-                generate_name: Some("orchestrator-worker-trial-".into()),
+                generate_name: Some(format!("{NOBODYS}-")),
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(Timestamp::now())),

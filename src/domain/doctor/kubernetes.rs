@@ -17,7 +17,7 @@ impl Feature {
     pub const DEAD_OWNER_WATCH: Self = Self {
         setting: "dead_owner_watch",
         value: "deadOwnerWatch",
-        right: "get, list and watch pods of their namespace",
+        right: "list and watch pods of their namespace",
     };
     pub const BUSY_MARKS: Self =
         Self { setting: "busy_marks", value: "busyMarks", right: "patch pods of their namespace" };

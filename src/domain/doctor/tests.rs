@@ -361,8 +361,8 @@ fn what_the_kubernetes_api_refuses_is_a_warning_that_names_the_value_which_allow
     assert_eq!(
         refused.repair.as_deref(),
         Some(
-            "set kubernetes.deadOwnerWatch in the chart, or let the workers' account get, list and \
-             watch pods of their namespace"
+            "set kubernetes.deadOwnerWatch in the chart, or let the workers' account list and watch \
+             pods of their namespace"
         )
     );
     let away = kubernetes(feature, &Allowed::Unreached("no answer within 5s".into()));
