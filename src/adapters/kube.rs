@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::instruments::{ByFeature, Instruments};
 
-/// For each answer that is no watch.
+/// For each answer but watches and the lists of pods that they begin with, which have as long as a watch.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A watch is asked for anew so often; one that is silent for longer is not there any more.
 const WATCH: Duration = Duration::from_secs(120);

@@ -29,7 +29,7 @@ use crate::{
         retry::Backoff,
         standby::Standby,
     },
-    instruments::Instruments,
+    instruments::{ByFeature, Instruments},
     ports::{control::ControlError, executions::StoreError, runner::StepRunner},
     signals::{Signals, Wishes},
     telemetry::Telemetry,
@@ -227,8 +227,9 @@ impl Daemon {
     }
 
     /// The API server, for what the setting of this name under `pod` wants of it.
-    fn kube(&self, feature: &str) -> Option<Kube> {
+    fn kube(&self, feature: &'static str) -> Option<Kube> {
         let warn = |error| {
+            self.instruments.k8s_features.get_or_create(&ByFeature { feature }).set(0);
             tracing::warn!(
                 event = "kubernetes.refused",
                 feature,

@@ -171,5 +171,15 @@ fn table(detail: &ExecutionDetail, config: &Config) -> Result<(), Failure> {
             Cell::new(text::cell(said.or(step.output.as_deref()).unwrap_or_default(), CELL)),
         ]);
     }
-    rows.print()
+    rows.print()?;
+    for step in &detail.steps {
+        let name = text::cell(step.name.as_deref().unwrap_or("?"), 200);
+        let is_lost = |it: &&AttemptDetail| it.outcome.as_deref() == Some("lost");
+        for AttemptDetail { attempt, owner, cause, .. } in step.attempts.iter().filter(is_lost) {
+            let cause = text::cell(cause.as_deref().unwrap_or("?"), CELL);
+            let owner = text::cell(owner, 250);
+            output::line(&format!("{name}: attempt {attempt}, of {owner}, was lost: {cause}"))?;
+        }
+    }
+    Ok(())
 }

@@ -19,6 +19,9 @@ use super::TelemetryError;
 /// This crate's name in targets.
 const OURS: &str = env!("CARGO_CRATE_NAME");
 
+/// Of crates that say each failure again and again; ours say it once (`quiet.rs`, `adapters/kube.rs`).
+const REPEATING: [&str; 2] = ["opentelemetry", "kube_runtime"];
+
 /// The user's filter over events, and all of our spans.
 #[derive(Debug)]
 pub struct LogFilter(EnvFilter);
@@ -26,10 +29,10 @@ pub struct LogFilter(EnvFilter);
 impl LogFilter {
     /// In the words of `RUST_LOG`.
     pub fn try_new(text: &str) -> Result<Self, TelemetryError> {
-        // The exporter's crates repeat each failure; `quiet.rs` says it once.
-        let quiet = if text.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
+        let quiet = REPEATING.into_iter().filter(|target| !text.contains(target));
+        let filter = quiet.fold(text.to_owned(), |filter, target| format!("{filter},{target}=off"));
         EnvFilter::builder()
-            .parse(format!("{text}{quiet}"))
+            .parse(filter)
             .map(Self)
             .map_err(|source| TelemetryError::Filter { filter: text.into(), source })
     }

@@ -16,7 +16,7 @@ use crate::{
         Subject,
         world::{HOUR, World, chain, workflow},
     },
-    process::{Worker, is_soak, json, wait_until},
+    process::{Worker, binary, end_of, is_soak, json, wait_until},
 };
 
 /// A subject that processes of their own can open too.
@@ -230,6 +230,9 @@ pub async fn a_killed_workers_execution_is_ended_by_the_other_and_no_step_is_rep
     assert_eq!(outcomes_of_step_4(&shown), [lost, ("success".to_owned(), None)]);
     assert_eq!(shown["steps"][4]["retry_count"], 0);
     assert_eq!(b.logged("execution.taken_over"), 1);
+    let table = end_of(binary().args(["--database-url", &url, "show", &execution])).stdout;
+    let line = ": attempt 1, of a, was lost: lease_expired";
+    assert_eq!(table.lines().filter(|it| it.ends_with(line)).count(), 1, "{table}");
 }
 
 pub async fn a_frozen_worker_loses_its_shell_its_lease_and_every_late_write<S: Served>() {

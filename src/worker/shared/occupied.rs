@@ -75,7 +75,7 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
             info!(
                 event = "execution.taken_over",
                 from = from.as_deref().unwrap_or("~released"),
-                cause = cause.as_str(),
+                cause = cause.told(),
                 "taken over"
             );
             let (from, told) = (from.clone(), cause.told());

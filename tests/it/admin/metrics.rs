@@ -128,7 +128,12 @@ async fn an_execution_moves_the_metrics<S: Served>() {
     // A label is a text like any other.
     let gated = Gated::apply(&url, r#"the "odd" one \"#);
     gated.submit(&url);
-    let worker = Worker::start(&url, "a", &[("ORCHESTRATOR_WORKER__STEP__BACKOFF__BASE", "1ms")]);
+    let settings = [
+        ("ORCHESTRATOR_WORKER__STEP__BACKOFF__BASE", "1ms"),
+        // There is no cluster to ask.
+        ("ORCHESTRATOR_WORKER__POD__DEAD_OWNER_WATCH", "app=w"),
+    ];
+    let worker = Worker::start(&url, "a", &settings);
     gated.wait_until_begun();
     let version = format!("version={:?}", env!("CARGO_PKG_VERSION"));
     let held = wait_for(
@@ -147,6 +152,8 @@ async fn an_execution_moves_the_metrics<S: Served>() {
     )
     .await;
     moved(&held, &[("polls_total", r#"result="work""#)]);
+    let features = &held.0["orchestrator_worker_k8s_feature_enabled"].samples;
+    assert!(matches!(&**features, [off] if off.value == 0.0), "{features:?}");
     // The watchdog tells of it, which looks once a second as long as there is nothing to watch.
     wait_until_it_moves(&worker, "lease_remaining_seconds").await;
     assert!(held.is("orchestrator_worker_execution_duration_seconds_count", "", 0.0));
