@@ -49,6 +49,7 @@ async fn whatever_the_api_server_does_work_goes_on_and_what_it_gives_comes_back(
     });
     stand.apply_workload().await;
     let load = stand.load(UNDER_WAY, &[LONG]).await;
+    let began = Instant::now();
     let opened = block_in_place(|| descriptors(&witness));
 
     frozen(&stand, &witness).await;
@@ -72,19 +73,33 @@ async fn whatever_the_api_server_does_work_goes_on_and_what_it_gives_comes_back(
             "api: a worker that was there all the time had {opened} files open, and has {now}"
         ));
         assert!(now <= opened + FEW, "{opened} became {now}");
-        for (what, count) in requests(stand.name) {
+        let minutes = began.elapsed().as_secs_f64() / 60.0;
+        let asked = requests(stand.name);
+        for (what, count) in &asked {
             say(&format!("api: {count} times: {what}"));
         }
+        let all = u32::try_from(asked.values().sum::<usize>()).expect("not so many");
+        say(&format!("api: {:.1} a minute, of four workers", f64::from(all) / minutes));
     });
 }
 
-/// Waits until a pod has said this of a feature.
-fn said(stand: &Stand, pod: &Pod, event: &str, feature: &str) {
+/// How often a pod has said this of a feature.
+fn times_said(stand: &Stand, pod: &Pod, event: &str, feature: &str) -> usize {
     let (event, feature) = (format!("\"{event}\""), format!("\"{feature}\""));
+    let log = stand.log(pod);
+    log.lines().filter(|line| line.contains(&event) && line.contains(&feature)).count()
+}
+
+/// Waits until it has said so oftener than before.
+fn says(stand: &Stand, pod: &Pod, event: &str, feature: &str, before: usize) {
     wait_until(&format!("{} says {event} of {feature}", pod.name), || {
-        let log = stand.log(pod);
-        log.lines().any(|line| line.contains(&event) && line.contains(&feature)).then_some(())
+        (times_said(stand, pod, event, feature) > before).then_some(())
     });
+}
+
+/// Waits until it has said so.
+fn said(stand: &Stand, pod: &Pod, event: &str, feature: &str) {
+    says(stand, pod, event, feature, 0);
 }
 
 /// What it has said last of the API server.
@@ -151,14 +166,13 @@ async fn frozen(stand: &Stand, witness: &Pod) {
     block_in_place(|| cluster(&["signal", SERVER, "STOP"]));
     let since = Instant::now();
     works_on(stand, "the server is frozen").await;
-    strike(stand, "a drain without the API", std::slice::from_ref(&drained), || {
-        signal(&drained, Signal::TERM);
-    })
-    .await;
-    strike(stand, "kill -9 of a container without the API", std::slice::from_ref(&killed), || {
-        signal(&killed, Signal::KILL);
-    })
-    .await;
+    for (what, pod, blow) in [
+        ("a drain without the API", &drained, Signal::TERM),
+        ("kill -9 of a container without the API", &killed, Signal::KILL),
+    ] {
+        let taken = strike(stand, what, std::slice::from_ref(pod), || signal(pod, blow)).await;
+        assert!(taken.iter().all(TakenOver::was_early), "no lease had to run out: {taken:?}");
+    }
     if is_soak() {
         sleep(Duration::from_secs(120).saturating_sub(since.elapsed())).await;
         works_on(stand, "the server is frozen still").await;
@@ -183,12 +197,14 @@ fn answers() {
 }
 
 async fn killed(stand: &Stand, witness: &Pod) {
+    let (event, feature) = ("kubernetes.away", "dead_owner_watch");
+    let before = block_in_place(|| times_said(stand, witness, event, feature));
     block_in_place(|| cluster(&["stop", SERVER]));
     works_on(stand, "the server is gone").await;
     block_in_place(|| {
         cluster(&["start", SERVER]);
         answers();
-        said(stand, witness, "kubernetes.away", "dead_owner_watch");
+        says(stand, witness, event, feature, before);
     });
     all_is_given(stand, witness).await;
 }
@@ -209,10 +225,10 @@ async fn failing(stand: &Stand, witness: &Pod) {
     });
     block_in_place(|| apply(&webhook.to_string()));
     let drained = block_in_place(|| fresh(stand, witness));
-    strike(stand, "a drain while patches fail", std::slice::from_ref(&drained), || {
-        signal(&drained, Signal::TERM);
-    })
-    .await;
+    let what = "a drain while patches fail";
+    let drain = || signal(&drained, Signal::TERM);
+    let taken = strike(stand, what, std::slice::from_ref(&drained), drain).await;
+    assert!(taken.iter().all(TakenOver::was_early), "no lease had to run out: {taken:?}");
     works_on(stand, "it answers 500 to patches").await;
     block_in_place(|| {
         said(stand, &drained, "kubernetes.away", "busy_marks");
@@ -293,9 +309,12 @@ async fn with_an_expired_token(stand: &Stand, witness: &Pod) {
         cluster_with(key, &["start", SERVER]);
         answers();
     };
+    let (event, feature) = ("kubernetes.refused", "dead_owner_watch");
     block_in_place(|| {
+        let before = times_said(stand, witness, event, feature);
         restart("apiserver.crt");
-        said(stand, witness, "kubernetes.refused", "dead_owner_watch");
+        says(stand, witness, event, feature, before);
+        assert!(!stand.log(witness).contains("kube_runtime"), "what fails is said once");
     });
     works_on(stand, "no token is any good").await;
     block_in_place(|| restart("sa.pub"));

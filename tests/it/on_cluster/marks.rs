@@ -35,6 +35,8 @@ config:
 kubernetes: {busyMarks: true, ownPodPolicy: true}
 ";
 const BUSY: usize = 4;
+/// Fewer than are at work.
+const FEW: usize = 2;
 const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const KARPENTER: &str = "karpenter.sh/do-not-disrupt";
 const AUTOSCALER: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
@@ -85,7 +87,7 @@ async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alon
     });
     stand.apply_workload().await;
     submit_to_some(&stand).await;
-    let rest = block_in_place(|| the_busy_are_left(&stand, BUSY));
+    let rest = block_in_place(|| the_busy_are_left(&stand));
     a_policy_holds_a_worker_to_its_marks(&stand, &rest[0], &rest[1]).await;
     block_in_place(|| {
         a_drain_takes_marks_off(&stand, &rest[0]);
@@ -104,9 +106,8 @@ async fn of_many_pods_the_idle_ones_go_and_each_worker_may_mark_its_own_pod_alon
         a_process_writes_over_what_the_one_before_it_left(&stand);
     });
     if is_soak() {
-        for run in 1..=10 {
-            // Half the time even busy ones have to go.
-            scaled_down_and_up(&stand, if run % 2 == 0 { 2 } else { BUSY }).await;
+        for _ in 0..10 {
+            scaled_down_and_up(&stand).await;
         }
         without_marks(&stand).await;
     }
@@ -120,36 +121,55 @@ async fn submit_to_some(stand: &Stand) {
     }
 }
 
-fn scale(stand: &Stand, replicas: usize) -> Vec<Pod> {
+fn ask_for(stand: &Stand, replicas: usize) {
     stand.kubectl(&["scale", "deployment", RELEASE, &format!("--replicas={replicas}")]);
+}
+
+fn scale(stand: &Stand, replicas: usize) -> Vec<Pod> {
+    ask_for(stand, replicas);
     stand.ready(replicas)
 }
 
-/// Takes pods away until so many are left; none of those is idle.
-fn the_busy_are_left(stand: &Stand, count: usize) -> Vec<Pod> {
+/// Takes pods away until as many are left as are at work; none of those is idle.
+fn the_busy_are_left(stand: &Stand) -> Vec<Pod> {
     let took = until(stand, "some are busy", |pods| busy(pods).len() == BUSY);
     say(&format!("marks: {BUSY} pods marked as busy after {took}, looks included"));
     let at_work = busy(&marks(stand));
     let began = Instant::now();
-    let left = scale(stand, count);
-    say(&format!("marks: 8 pods became {count} after {}", seconds(began.elapsed())));
+    let left = scale(stand, BUSY);
+    say(&format!("marks: 8 pods became {BUSY} after {}", seconds(began.elapsed())));
     let names: BTreeSet<String> = left.iter().map(|pod| pod.name.clone()).collect();
-    assert!(names.is_subset(&at_work), "{names:?} are left of {at_work:?}");
+    assert_eq!(names, at_work);
     left
 }
 
-async fn scaled_down_and_up(stand: &Stand, left: usize) {
+/// Fewer are left than were at work: each that was at work ends that first.
+async fn scaled_down_and_up(stand: &Stand) {
     block_in_place(|| {
         scale(stand, 8);
         until(stand, "all are idle", |pods| pods.iter().all(|(_, marks)| *marks == idle()));
     });
     submit_to_some(stand).await;
-    block_in_place(|| the_busy_are_left(stand, left));
-    stand.workload.open_gate();
+    block_in_place(|| {
+        until(stand, "some are busy", |pods| busy(pods).len() == BUSY);
+        let at_work = busy(&marks(stand));
+        ask_for(stand, FEW);
+        let stay = wait_until("the others are told to go", || {
+            let stay = stand.pods().into_iter().filter(|pod| pod.told_to_go.is_none());
+            let stay: BTreeSet<String> = stay.map(|pod| pod.name).collect();
+            (stay.len() == FEW).then_some(stay)
+        });
+        assert!(stay.is_subset(&at_work), "{stay:?} stay of {at_work:?}");
+        stand.workload.open_gate();
+        stand.ready(FEW);
+    });
     stand.judge().await;
+    let stopped = "SELECT COUNT(*) FROM ow_attempts WHERE outcome<>'success' OR outcome IS NULL";
+    assert_eq!(stand.one::<i64>(stopped).await, 0, "no run was stopped");
+    say(&format!("marks: 8 pods became {FEW}, which were busy ones, and no run was stopped"));
 }
 
-/// How many of those at work are left by chance.
+/// How many of those at work stay by chance.
 async fn without_marks(stand: &Stand) {
     block_in_place(|| {
         // Helm leaves alone what somebody else has set, and says so, unless it is what its values want.
@@ -161,9 +181,11 @@ async fn without_marks(stand: &Stand) {
     stand.until_row(&format!("SELECT 1 FROM ({holders}) h HAVING COUNT(*)={BUSY}")).await;
     let at_work = ask(&stand.url(), holders).await.expect("the tables");
     let at_work: BTreeSet<String> = at_work.iter().map(|row| row.get(0)).collect();
-    let left = block_in_place(|| scale(stand, BUSY));
-    let survived = left.iter().filter(|pod| at_work.contains(&pod.name)).count();
-    say(&format!("marks: without marks {survived} of {BUSY} pods at work were left of 8"));
+    for count in [BUSY, FEW] {
+        let left = block_in_place(|| scale(stand, count));
+        let survived = left.iter().filter(|pod| at_work.contains(&pod.name)).count();
+        say(&format!("marks: without marks, of {count} pods left of 8, {survived} were at work"));
+    }
     stand.workload.open_gate();
     stand.judge().await;
 }
