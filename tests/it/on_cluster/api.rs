@@ -14,8 +14,8 @@ use tokio::{
 use super::{
     blows::{SETTINGS, TakenOver, UNDER_WAY, strike},
     kube::{
-        Pod, apply, cluster, cluster_with, descriptors, json, kubectl, requests, seconds, signal,
-        try_kubectl,
+        Pod, apply, cluster, cluster_with, descriptors, json, kubectl, memory, requests, seconds,
+        signal, try_kubectl,
     },
     marks,
     stand::{RELEASE, Stand},
@@ -27,8 +27,9 @@ use crate::{
 
 const SERVER: &str = "kube-apiserver";
 const FEATURES: [&str; 2] = ["busy_marks", "dead_owner_watch"];
-/// What a worker that was there all the time may have opened more than in the beginning.
+/// What a worker that was there all the time may have opened more than in the beginning, and hold, in KiB.
 const FEW: usize = 10;
+const MORE: u64 = 16 * 1024;
 
 fn settings() -> String {
     // A takeover that the kubelet has confirmed is long before the end of the lease.
@@ -50,7 +51,7 @@ async fn whatever_the_api_server_does_work_goes_on_and_what_it_gives_comes_back(
     stand.apply_workload().await;
     let load = stand.load(UNDER_WAY, &[LONG]).await;
     let began = Instant::now();
-    let opened = block_in_place(|| descriptors(&witness));
+    let (opened, held) = block_in_place(|| (descriptors(&witness), memory(&witness)));
 
     frozen(&stand, &witness).await;
     killed(&stand, &witness).await;
@@ -68,11 +69,13 @@ async fn whatever_the_api_server_does_work_goes_on_and_what_it_gives_comes_back(
     block_in_place(|| {
         let same = stand.pods().into_iter().find(|pod| pod.uid == witness.uid);
         assert_eq!(same.map(|pod| pod.restarts), Some(0), "it was there all the time");
-        let now = descriptors(&witness);
+        let (open, holds) = (descriptors(&witness), memory(&witness));
         say(&format!(
-            "api: a worker that was there all the time had {opened} files open, and has {now}"
+            "api: a worker that was there all the time had {opened} files open and {held} KiB, and has {open} \
+             and {holds} KiB"
         ));
-        assert!(now <= opened + FEW, "{opened} became {now}");
+        assert!(open <= opened + FEW, "{opened} became {open}");
+        assert!(holds <= held + MORE, "{held} KiB became {holds}");
         let minutes = began.elapsed().as_secs_f64() / 60.0;
         let asked = requests(stand.name);
         for (what, count) in &asked {
