@@ -303,18 +303,30 @@ async fn worker(world: &World<Memory>, server: &Server) -> (Told, mpsc::Sender<N
         Health::new(seconds(1)),
     )
     .told_of_pods(Some(told_of_pods))
-    .noticed(Notices::to(tell, instruments));
+    .noticed(Notices::to(tell, instruments.clone()));
     let shutdown = Shutdown::default();
     let mut tasks = JoinSet::new();
     let drain = shutdown.clone();
     tasks.spawn(async move { worker.run(drain).await.map(drop).expect("it works to its end") });
     tasks.spawn(async move { kube.tell(&own(), told, CancellationToken::new()).await });
-    (Told { shutdown, tasks }, pods)
+    (Told { shutdown, tasks, instruments }, pods)
 }
 
 struct Told {
     shutdown: Shutdown,
     tasks: JoinSet<()>,
+    instruments: Arc<Instruments>,
+}
+
+impl Told {
+    /// Waits until so many steps are under way; what is claimed is not yet that.
+    async fn runs(&self, steps: i64) {
+        let began = Instant::now();
+        while self.instruments.steps_active.get() != steps {
+            assert!(began.elapsed() < CEILING, "never {steps}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// Waits for the event of this reason.
@@ -369,8 +381,9 @@ async fn a_worker_tells_what_it_holds_back_takes_over_loses_and_cannot_end_in_a_
     steal(&world, &taken).await;
     is_about(&event(&server, "ClaimLost").await, &taken, "there is a newer holder");
 
+    told.runs(0).await;
     let late = world.submit(&long).await;
-    is_running(&world, &late).await;
+    told.runs(1).await;
     told.shutdown.drain.cancel();
     is_about(&event(&server, "DrainTimedOut").await, &late, "handed back");
     while let Some(ended) = timeout(CEILING, told.tasks.join_next()).await.expect("in time") {

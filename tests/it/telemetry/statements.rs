@@ -31,7 +31,7 @@ steps:
 const STATEMENTS: [&str; 4] = [
     "INSERT INTO workflow_step_executions",
     "UPDATE workflow_executions SET status='running'",
-    "UPDATE workflow_step_executions SET status",
+    "SET status=?",
     "COMMIT",
 ];
 
