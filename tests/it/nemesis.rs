@@ -54,6 +54,11 @@ mod unwatched;
 pub mod workload;
 
 const WORKERS: usize = 4;
+/// Faults at one time.
+const AT_ONCE: usize = 3;
+/// A run that has not ended so long after its last fault never will.
+const CEILING: Duration = Duration::from_secs(300);
+
 /// Executions that have not ended, kept up while faults strike.
 fn under_way() -> i64 {
     if is_soak() { 120 } else { 30 }
@@ -63,11 +68,6 @@ fn under_way() -> i64 {
 fn servers() -> u64 {
     if is_soak() && given_url().is_none() { 4 } else { 1 }
 }
-
-/// Faults at one time.
-const AT_ONCE: usize = 3;
-/// A run that has not ended so long after its last fault never will.
-const CEILING: Duration = Duration::from_secs(300);
 
 /// A number that `tests/run` or a person may give.
 #[expect(clippy::disallowed_methods, reason = "people speak to tests by their environment")]

@@ -135,8 +135,6 @@ async fn end(session: &mut Session, first: &StepEnd, writes: &[Leased<'_>]) -> R
         Write::End(end) => Some((lease.fence, *end)),
         _ => None,
     });
-    let ends: Vec<_> = ends.collect();
-    let count = ends.len();
     let ends = rows::filled(ends);
     let status = if first.succeeded { "success" } else { "failed" };
     let error = first.error.as_deref().map(texts::reason);
@@ -156,7 +154,7 @@ async fn end(session: &mut Session, first: &StepEnd, writes: &[Leased<'_>]) -> R
         [(_, only)] => update.bind(only.output.as_deref()),
         // The first that matches counts: what fills the list up is never read.
         all => all.iter().enumerate().fold(update, |update, (place, (_, end))| {
-            let output = end.output.as_deref().filter(|_| place < count);
+            let output = end.output.as_deref().filter(|_| place < writes.len());
             update.bind(end.step.as_str()).bind(output)
         }),
     };

@@ -72,14 +72,14 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
             "fresh"
         }
         ClaimKind::TakenOver { from, cause } => {
+            let told = cause.told();
             info!(
                 event = "execution.taken_over",
                 from = from.as_deref().unwrap_or("~released"),
-                cause = cause.told(),
+                cause = told,
                 "taken over"
             );
-            let (from, told) = (from.clone(), cause.told());
-            let what = What::LeasesReclaimed { from, cause: told };
+            let what = What::LeasesReclaimed { from: from.clone(), cause: told };
             shared.notices.tell_of(&standing.lease.execution, what);
             let by = ByCause { cause: cause.as_str() };
             shared.instruments.takeovers.get_or_create(&by).inc();
