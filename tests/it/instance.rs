@@ -3,7 +3,7 @@
 //! **Invariant:** it ends with its handle.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -54,7 +54,11 @@ impl Instance {
     pub fn tell(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("it runs");
         writeln!(orders, "{order}").expect("the keeper reads");
-        assert_eq!(self.answer(), "done", "{order}");
+        let mut answer = self.answer();
+        if answer != "done" {
+            self.answers.read_to_string(&mut answer).expect("the keeper says why");
+            panic!("{order}: {answer}");
+        }
     }
 
     fn answer(&mut self) -> String {
