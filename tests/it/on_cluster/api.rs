@@ -62,8 +62,14 @@ async fn whatever_the_api_server_does_work_goes_on_and_what_it_gives_comes_back(
         without_a_verb(&stand, &witness, verb, feature).await;
     }
     with_an_expired_token(&stand, &witness).await;
+    let mut submitted = load.end().await;
+    stand.judge().await;
+    // Marks that were refused are asked for again as work ends.
+    block_in_place(|| all_are_answered(&stand));
+    let load = stand.load(UNDER_WAY, &[LONG]).await;
+    all_is_given(&stand, &witness).await;
 
-    let submitted = load.end().await;
+    submitted += load.end().await;
     say(&format!("api: {submitted} submitted"));
     stand.judge().await;
     block_in_place(|| {
@@ -134,14 +140,19 @@ async fn works_on(stand: &Stand, what: &str) {
     say(&format!("api: {what}: 20 executions succeeded in {}", seconds(began.elapsed())));
 }
 
+/// By all that they ask of it.
+fn all_are_answered(stand: &Stand) {
+    for (pod, feature) in stand.pods().iter().flat_map(|pod| FEATURES.map(|it| (pod, it))) {
+        wait_until(&format!("{} is answered for {feature}", pod.name), || {
+            last_said(stand, pod, feature)?.contains("\"kubernetes.answers\"").then_some(())
+        });
+    }
+}
+
 /// Deaths are heard of, and marks are written: by all who are there, and one more that is new.
 async fn all_is_given(stand: &Stand, witness: &Pod) {
     block_in_place(|| {
-        for (pod, feature) in stand.pods().iter().flat_map(|pod| FEATURES.map(|it| (pod, it))) {
-            wait_until(&format!("{} is answered for {feature}", pod.name), || {
-                last_said(stand, pod, feature)?.contains("\"kubernetes.answers\"").then_some(())
-            });
-        }
+        all_are_answered(stand);
         marks::until(stand, "all are busy", |pods| marks::busy(pods).len() == pods.len());
     });
     let taken = loop {
@@ -321,5 +332,4 @@ async fn with_an_expired_token(stand: &Stand, witness: &Pod) {
     });
     works_on(stand, "no token is any good").await;
     block_in_place(|| restart("sa.pub"));
-    all_is_given(stand, witness).await;
 }

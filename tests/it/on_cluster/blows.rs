@@ -88,19 +88,28 @@ fn of_microseconds(count: i64) -> Duration {
     Duration::from_micros(u64::try_from(count).unwrap_or(0))
 }
 
+/// How long after `struck` the leases end under which work is held, of those that are there.
+async fn leases_left(stand: &Stand, held: &Held, struck: &str) -> BTreeMap<String, Duration> {
+    let sql = format!(
+        "SELECT e.id, l.ow_fence, CAST(TIMESTAMPDIFF(MICROSECOND, '{struck}', l.expires_at) AS SIGNED) \
+         FROM distributed_locks l \
+         JOIN workflow_executions e ON l.lock_key=CONCAT('workflow_execution:', e.id)"
+    );
+    let rows = ask(&stand.url(), &sql).await.expect("the tables");
+    let left = rows.iter().map(|row| (row.get::<String, _>(0), row.get(1), row.get(2)));
+    let theirs = left.filter(|(id, fence, _)| held.get(id) == Some(fence));
+    theirs.map(|(id, _, left)| (id, of_microseconds(left))).collect()
+}
+
 /// Waits until others have begun all of it again, or it has ended; what of it they began after `struck`.
-async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) -> Vec<TakenOver> {
+async fn goes_on(
+    stand: &Stand,
+    what: &str,
+    held: &Held,
+    struck: &str,
+    lease_left: &BTreeMap<String, Duration>,
+) -> Vec<TakenOver> {
     let since = Instant::now();
-    let mut lease_left = BTreeMap::new();
-    for id in held.keys() {
-        let sql = format!(
-            "SELECT CAST(TIMESTAMPDIFF(MICROSECOND, '{struck}', expires_at) AS SIGNED) \
-             FROM distributed_locks WHERE lock_key='workflow_execution:{id}'"
-        );
-        let rows = ask(&stand.url(), &sql).await.expect("the tables");
-        lease_left
-            .insert(id, rows.first().map_or(Duration::ZERO, |row| of_microseconds(row.get(0))));
-    }
     let mut taken = Vec::new();
     for (id, fence) in held {
         let sql = format!(
@@ -112,7 +121,8 @@ async fn goes_on(stand: &Stand, what: &str, held: &Held, struck: &str) -> Vec<Ta
             let rows = ask(&stand.url(), &sql).await.expect("the tables");
             let (status, began): (String, Option<i64>) = (rows[0].get(0), rows[0].get(1));
             if let Some(began) = began {
-                taken.push(TakenOver { after: of_microseconds(began), lease_left: lease_left[id] });
+                let lease_left = lease_left.get(id).copied().unwrap_or_default();
+                taken.push(TakenOver { after: of_microseconds(began), lease_left });
                 break;
             }
             if status != "running" {
@@ -165,6 +175,9 @@ pub async fn strike(
 ) -> Vec<TakenOver> {
     let held = held(stand, pods).await;
     let struck = now(stand).await;
+    // A lease that is given back is not there afterwards, one that was renewed meanwhile stands longer.
+    let mut lease_left = leases_left(stand, &held, &struck).await;
     block_in_place(blow);
-    goes_on(stand, what, &held, &struck).await
+    lease_left.extend(leases_left(stand, &held, &struck).await);
+    goes_on(stand, what, &held, &struck, &lease_left).await
 }

@@ -210,11 +210,12 @@ resources: {{requests: {{cpu: 10m}}}}
         pods(self.name)
     }
 
-    /// Waits until exactly so many pods are there, all ready.
+    /// Waits until exactly so many pods are there, all ready, and none of them is to go.
     pub fn ready(&self, count: usize) -> Vec<Pod> {
         wait_until("the pods are ready", || {
             let pods = self.pods();
-            (pods.len() == count && pods.iter().all(|pod| pod.is_ready)).then_some(pods)
+            let is_ready = |pod: &Pod| pod.is_ready && pod.told_to_go.is_none();
+            (pods.len() == count && pods.iter().all(is_ready)).then_some(pods)
         })
     }
 
