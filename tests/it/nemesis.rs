@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** the harness judges by the history alone; it knows nothing of how a worker works.
 
-use std::{io::Write, time::Duration};
+use std::{collections::VecDeque, io::Write, time::Duration};
 
 use futures_util::future::join_all;
 use orchestrator_worker::{
@@ -93,6 +93,13 @@ async fn no_fault_loses_or_doubles_work(server: &'static str) {
     }
     // A few faults may all strike idle workers.
     assert!(rounds < 10 || all.lost > 0, "nothing was ever in danger");
+    let (faults, executions) = (all.faults(), all.executions());
+    assert!(executions >= wanted(faults), "{executions} executions under {faults} faults");
+}
+
+/// How many executions so many faults are to meet.
+fn wanted(faults: u32) -> u32 {
+    if is_soak() { 10 * faults } else { 0 }
 }
 
 /// At one server; panics if it finds anything.
@@ -168,7 +175,7 @@ async fn set_up(place: Place, workload: &Workload) -> (Arena, MySqlStore) {
     (arena, control)
 }
 
-/// Each fault so often, in any order.
+/// Each fault so often, in any order; one that met nothing does not count.
 async fn strike_all(
     arena: &Arena,
     faults: &[Fault],
@@ -178,16 +185,21 @@ async fn strike_all(
 ) {
     let mut schedule: Vec<Fault> = (0..rounds).flat_map(|_| faults.iter().copied()).collect();
     schedule.shuffle(random);
-    let schedule: Vec<(Fault, u64)> =
+    let schedule: VecDeque<(Fault, u64)> =
         schedule.into_iter().map(|fault| (fault, random.random())).collect();
     let schedule = std::sync::Mutex::new(schedule);
     let striker = async |_| {
         loop {
-            let next = schedule.lock().expect("no panic").pop();
+            let next = schedule.lock().expect("no panic").pop_front();
             let Some((fault, seed)) = next else { return };
             let met = phases(&arena.url).await;
             let began = Instant::now();
-            arena.strike(fault, seed).await;
+            if !arena.strike(fault, seed).await {
+                // Once more, later.
+                schedule.lock().expect("no panic").push_back((fault, seed));
+                record.lock().await.missed += 1;
+                continue;
+            }
             let mut record = record.lock().await;
             for (phase, count) in met {
                 *record.met.entry((fault, phase)).or_default() += count;
@@ -210,7 +222,11 @@ async fn submit(
     record: &Mutex<Record>,
     is_over: watch::Receiver<bool>,
 ) {
-    while !*is_over.borrow() {
+    let is_enough = async || {
+        let record = record.lock().await;
+        *is_over.borrow() && record.submitted >= wanted(record.faults())
+    };
+    while !is_enough().await {
         for _ in left(&arena.url).await.unwrap_or(under_way())..under_way() {
             let _clock = arena.clock.read().await;
             if workload.submit_any(control, &mut random).await {

@@ -43,6 +43,9 @@ pub enum Mode {
     LoseRequest(&'static str),
 }
 
+/// The request that is a commit and nothing else: the byte that says "query", then its text.
+pub const COMMIT: &str = "\u{3}COMMIT";
+
 /// A part of a statement's text, and what a worker with a missing guard would say in its place. Both
 /// have as many parameters.
 #[derive(Clone, Copy, Debug)]

@@ -25,11 +25,8 @@ use tokio::time::{Instant, timeout};
 use super::{Database, Server};
 use crate::{
     contract::{Row, Subject, world::*},
-    proxy::{CEILING, Mode, Proxy},
+    proxy::{CEILING, COMMIT, Mode, Proxy},
 };
-
-/// The request that is a commit and nothing else: the byte that says "query", then its text.
-const COMMIT: &str = "\u{3}COMMIT";
 
 /// A migrated database, a store that speaks to it through a proxy, and one that does not.
 struct Net<S: Server> {

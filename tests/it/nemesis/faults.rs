@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use super::fleet::Fleet;
-use crate::{instance::Instance, proxy::Mode};
+use crate::{
+    instance::Instance,
+    proxy::{COMMIT, Mode},
+};
 
 /// Of the workers' leases: the shortest that there is.
 pub const TTL: Duration = Duration::from_secs(8);
@@ -103,32 +106,34 @@ pub struct Arena {
 }
 
 impl Arena {
-    pub async fn strike(&self, fault: Fault, seed: u64) {
+    /// Whether it met anything.
+    pub async fn strike(&self, fault: Fault, seed: u64) -> bool {
         let mut random = StdRng::seed_from_u64(seed);
         let random = &mut random;
         match fault {
             Fault::Kill | Fault::Terminate | Fault::Freeze => self.signal(fault, random).await,
             Fault::BlackHole | Fault::HalfOpen | Fault::Refuse => self.cut(fault, random).await,
             Fault::LoseCommit | Fault::LoseAnswer | Fault::LoseRequest => {
-                self.lose(fault, random).await;
+                return self.lose(fault, random).await;
             }
             Fault::KillConnections => {
                 let mut control = self.connect().await;
-                self.kill_connections(&mut control, random.random_range(1..=20)).await;
+                let most = random.random_range(1..=20);
+                return self.kill_connections(&mut control, most).await > 0;
             }
             Fault::Cleaner => {
                 let sweep =
                     "DELETE FROM distributed_locks WHERE expires_at < NOW(3) + INTERVAL 1 HOUR";
                 self.tell(sweep).await;
             }
-            Fault::MetadataLock => self.lock_metadata(random).await,
+            Fault::MetadataLock => return self.lock_metadata(random).await,
             Fault::ReadOnly => {
                 let _server = self.server.lock().await;
                 self.tell("SET GLOBAL read_only=1").await;
                 sleep(between(random, 500, 4000)).await;
                 self.tell("SET GLOBAL read_only=0").await;
             }
-            Fault::TooManyConnections => self.use_up_connections(random).await,
+            Fault::TooManyConnections => return self.use_up_connections(random).await,
             Fault::ServerKill | Fault::ServerStop => {
                 let mut server = self.server.lock().await;
                 let order = if fault == Fault::ServerKill { "kill" } else { "stop" };
@@ -139,6 +144,7 @@ impl Arena {
             }
             Fault::ClockJump => self.jump(random).await,
         }
+        true
     }
 
     async fn signal(&self, fault: Fault, random: &mut StdRng) {
@@ -175,41 +181,45 @@ impl Arena {
     }
 
     /// One connection falls silent for good; whether the statement was carried out, nobody hears.
-    async fn lose(&self, fault: Fault, random: &mut StdRng) {
+    async fn lose(&self, fault: Fault, random: &mut StdRng) -> bool {
         let member = self.fleet.any(random).await;
         member.proxy.set(match fault {
-            Fault::LoseCommit => Mode::HoldAnswer("COMMIT"),
-            Fault::LoseRequest => Mode::LoseRequest("COMMIT"),
+            Fault::LoseCommit => Mode::HoldAnswer(COMMIT),
+            Fault::LoseRequest => Mode::LoseRequest(COMMIT),
             _ => Mode::HoldAnswerOf(random.random_range(1..40)),
         });
         // A worker that has nothing to do commits nothing.
         for _ in 0..400 {
             if member.proxy.passes() {
-                return;
+                return true;
             }
             sleep(Duration::from_millis(50)).await;
         }
         member.proxy.set(Mode::Pass);
+        false
     }
 
-    /// The server ends up to so many of the workers' connections.
-    async fn kill_connections(&self, control: &mut MySqlConnection, most: usize) {
+    /// The server ends up to so many of the workers' connections; how many.
+    async fn kill_connections(&self, control: &mut MySqlConnection, most: usize) -> usize {
         let all =
             query("SELECT CAST(id AS SIGNED) FROM information_schema.processlist WHERE user=?");
         let rows = all.bind(&self.user).fetch_all(&mut *control).await.unwrap_or_default();
+        let mut killed = 0;
         for row in rows.iter().take(most) {
             let kill = format!("KILL {}", row.get::<i64, _>(0));
             // It may have ended by itself.
-            raw_sql(AssertSqlSafe(kill)).execute(&mut *control).await.ok();
+            let done = raw_sql(AssertSqlSafe(kill)).execute(&mut *control).await;
+            killed += usize::from(done.is_ok());
         }
+        killed
     }
 
-    async fn lock_metadata(&self, random: &mut StdRng) {
+    async fn lock_metadata(&self, random: &mut StdRng) -> bool {
         let _server = self.server.lock().await;
         let mut reader = self.connect().await;
         let read = "START TRANSACTION; SELECT 1 FROM workflow_executions LIMIT 1";
         if raw_sql(read).execute(&mut reader).await.is_err() {
-            return;
+            return false;
         }
         let mut changer = self.connect().await;
         let mut changing = JoinSet::new();
@@ -222,13 +232,14 @@ impl Arena {
         sleep(between(random, 500, 5000)).await;
         drop(reader);
         changing.join_all().await;
+        true
     }
 
-    async fn use_up_connections(&self, random: &mut StdRng) {
+    async fn use_up_connections(&self, random: &mut StdRng) -> bool {
         let _server = self.server.lock().await;
         let mut control = self.connect().await;
         if raw_sql("SET GLOBAL max_connections=10").execute(&mut control).await.is_err() {
-            return;
+            return false;
         }
         let mut hoard = Vec::new();
         while hoard.len() < 12
@@ -241,6 +252,7 @@ impl Arena {
         drop(hoard);
         drop(control);
         self.tell("SET GLOBAL max_connections=500").await;
+        true
     }
 
     async fn jump(&self, random: &mut StdRng) {

@@ -27,8 +27,20 @@ pub enum What {
     /// It runs still.
     Tick,
     End,
-    /// Its execution was cancelled, and nobody holds it any more.
+    /// The server has said that its execution is there. This and what follows are the harness's lines.
+    Submitted,
+    /// Somebody is about to cancel it.
+    Asked,
+    /// The server has said that it is cancelled.
+    Promised,
+    /// It was cancelled, and nobody holds it any more.
     Cancelled,
+}
+
+impl What {
+    const fn is_of_a_step(self) -> bool {
+        matches!(self, Self::Start | Self::Tick | Self::End)
+    }
 }
 
 impl Effect {
@@ -39,6 +51,9 @@ impl Effect {
             "start" => What::Start,
             "tick" => What::Tick,
             "end" => What::End,
+            "submitted" => What::Submitted,
+            "asked" => What::Asked,
+            "promised" => What::Promised,
             "cancelled" => What::Cancelled,
             _ => return None,
         };
@@ -111,6 +126,9 @@ pub enum Rule {
     Key,
     NotEnded,
     AfterCancel,
+    Lost,
+    NotCancelled,
+    Unasked,
 }
 
 impl fmt::Display for Violation {
@@ -128,6 +146,7 @@ pub fn violations(effects: &[Effect], rows: &Rows) -> Vec<Violation> {
     found.extend(recorded(effects, rows));
     found.extend(keys(effects, rows));
     found.extend(ended(rows));
+    found.extend(kept(effects, rows));
     found
 }
 
@@ -147,7 +166,7 @@ fn violation(rule: Rule, step: StepName, how: impl Into<String>) -> Violation {
 fn one_at_a_time(effects: &[Effect]) -> Vec<Violation> {
     let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut found = Vec::new();
-    for effect in effects.iter().filter(|effect| effect.what != What::Cancelled) {
+    for effect in effects.iter().filter(|effect| effect.what.is_of_a_step()) {
         let newest = newest.entry(&effect.execution).or_insert(effect.fence);
         if (*newest == 0) != (effect.fence == 0) {
             found.push(violation(Rule::TwoRunners, effect.step(), "a worker and the Go service"));
@@ -160,9 +179,17 @@ fn one_at_a_time(effects: &[Effect]) -> Vec<Violation> {
     found
 }
 
-/// Each start is a new one, and comes after the end of all that it waits for.
+/// Each start is a new one, and comes after an end of all that it waits for that was recorded.
 fn in_order(effects: &[Effect], rows: &Rows) -> Vec<Violation> {
     let mut ended: BTreeSet<StepName> = BTreeSet::new();
+    let is_recorded = |end: &Effect| {
+        let mut attempts = rows.attempts.get(&end.step()).into_iter().flatten();
+        end.fence == 0
+            || attempts.any(|row| {
+                (row.number, row.fence) == (end.attempt, end.fence)
+                    && ["success", "failed"].contains(&&*row.outcome)
+            })
+    };
     let mut last: BTreeMap<StepName, (u32, u64)> = BTreeMap::new();
     let mut found = Vec::new();
     for effect in effects {
@@ -189,8 +216,8 @@ fn in_order(effects: &[Effect], rows: &Rows) -> Vec<Violation> {
                     }
                 }
             }
-            What::End => drop(ended.insert(step)),
-            What::Tick | What::Cancelled => {}
+            What::End if is_recorded(effect) => drop(ended.insert(step)),
+            _ => {}
         }
     }
     found
@@ -202,7 +229,7 @@ fn not_after_cancel(effects: &[Effect]) -> Vec<Violation> {
     for effect in effects {
         if effect.what == What::Cancelled {
             cancelled.insert(&effect.execution);
-        } else if cancelled.contains(&*effect.execution) {
+        } else if effect.what.is_of_a_step() && cancelled.contains(&*effect.execution) {
             let how = format!("{:?} under fence {}", effect.what, effect.fence);
             found.push(violation(Rule::AfterCancel, effect.step(), how));
         }
@@ -295,6 +322,29 @@ fn ended(rows: &Rows) -> Vec<Violation> {
         .collect()
 }
 
+/// What the server has said of an execution holds, and nobody cancels one that was not to be.
+fn kept(effects: &[Effect], rows: &Rows) -> Vec<Violation> {
+    let said = |what: What| -> BTreeSet<&str> {
+        let such = effects.iter().filter(|effect| effect.what == what);
+        such.map(|effect| &*effect.execution).collect()
+    };
+    let status = |id: &str| rows.executions.get(id).map(|(status, _)| &**status);
+    let is_cancelled = |id: &&str| status(id) == Some("cancelled");
+    let of = |rule, id: &str, how: &str| violation(rule, (id.into(), "-".into()), how);
+    let lost = said(What::Submitted).into_iter().filter(|id| status(id).is_none());
+    let lost = lost.map(|id| of(Rule::Lost, id, "it was submitted, and is not there"));
+    let promised = said(What::Promised).into_iter().filter(|id| !is_cancelled(id));
+    let promised = promised.map(|id| {
+        let how = format!("it was cancelled, and is {:?}", status(id));
+        of(Rule::NotCancelled, id, &how)
+    });
+    let asked = said(What::Asked);
+    let cancelled = rows.executions.keys().map(|id| &**id).filter(is_cancelled);
+    let unasked = cancelled.filter(|id| !asked.contains(id));
+    let unasked = unasked.map(|id| of(Rule::Unasked, id, "nobody has cancelled it"));
+    lost.chain(promised).chain(unasked).collect()
+}
+
 /// A history that could be, and each way to spoil it.
 #[cfg(test)]
 mod tests {
@@ -364,6 +414,9 @@ end e b 8 2 k3";
             ("start e b 8 2 k3", "start e b 8 2 k2", Rule::Key),
             ("end e b 8 2 k3", "end e b 8 1 k3", Rule::NeverRun),
             ("start e b 8 1 k2", "start e b 8 9 k2", Rule::Unrecorded),
+            ("tick e a 7 1 k1", "end e a 7 1 k1\nstart e b 7 1 k2", Rule::TooEarly),
+            ("start e a 7 1 k1", "submitted f - 0 0 -\nstart e a 7 1 k1", Rule::Lost),
+            ("start e a 7 1 k1", "promised e - 0 0 -\nstart e a 7 1 k1", Rule::NotCancelled),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let found = rules(&GOOD.replacen(from, to, 1), &rows());
@@ -394,11 +447,22 @@ end e b 8 2 k3";
         assert!(lost.contains(&Rule::Unrecorded), "{lost:?}");
         let shrank = spoil(|rows| attempts(rows, "a")[0].fence = 9);
         assert!(shrank.contains(&Rule::FenceShrank), "{shrank:?}");
-        for status in ["running", "pending", "failed"] {
+        let open = spoil(|rows| row(rows, "b").status = "running".into());
+        assert_eq!(open, [Rule::NotEnded]);
+        for (status, rule) in [
+            ("running", Rule::NotEnded),
+            ("pending", Rule::NotEnded),
+            ("failed", Rule::NotEnded),
+            ("cancelled", Rule::Unasked),
+        ] {
             let mut rows = rows();
             rows.executions.insert("f".into(), (status.into(), "why".into()));
-            assert_eq!(rules(GOOD, &rows), [Rule::NotEnded]);
+            assert_eq!(rules(GOOD, &rows), [rule]);
         }
+        let mut rows = rows();
+        rows.executions.insert("f".into(), ("cancelled".into(), String::new()));
+        let asked = format!("submitted f - 0 0 -\nasked f - 0 0 -\npromised f - 0 0 -\n{GOOD}");
+        assert_eq!(rules(&asked, &rows), []);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use super::{faults::Fault, phase::Phase, say, twin::Fared};
 #[derive(Default)]
 pub struct Record {
     pub struck: BTreeMap<Fault, (u32, Duration)>,
+    /// Faults that met nothing, and were tried again.
+    pub missed: u32,
     /// Executions that were under way as it struck.
     pub met: BTreeMap<(Fault, Phase), u32>,
     pub fared: BTreeMap<Fared, u32>,
@@ -31,11 +33,20 @@ impl Record {
         add(&mut self.met, other.met);
         add(&mut self.fared, other.fared);
         add(&mut self.ended, other.ended);
+        self.missed += other.missed;
         self.submitted += other.submitted;
         self.cancelled += other.cancelled;
         self.lost += other.lost;
         self.effects += other.effects;
         self.took = self.took.max(other.took);
+    }
+
+    pub fn faults(&self) -> u32 {
+        self.struck.values().map(|(count, _)| count).sum()
+    }
+
+    pub fn executions(&self) -> u32 {
+        self.ended.values().sum()
     }
 
     /// What happened, printed even where the test passes.
@@ -52,9 +63,11 @@ impl Record {
             say(&format!("{:<20} {count:>5} times by the Go service", format!("{fared:?}")));
         }
         say(&format!(
-            "{} faults, {} executions ({:?}), {} submitted, {} cancelled, {} effects, {:.0} s",
-            self.struck.values().map(|(count, _)| count).sum::<u32>(),
-            self.ended.values().sum::<u32>(),
+            "{} faults ({} more met nothing), {} executions ({:?}), {} submitted, {} cancelled, \
+             {} effects, {:.0} s",
+            self.faults(),
+            self.missed,
+            self.executions(),
             self.ended,
             self.submitted,
             self.cancelled,

@@ -98,7 +98,8 @@ const BY_NAME: [&str; 5] = [LONG, MIXED, GREEDY, CROWDED, GATED];
 const SCRIPT: &str = r#"
 say() { echo "$1 $ORCHESTRATOR_EXECUTION_ID $STEP $ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT $ORCHESTRATOR_IDEMPOTENCY_KEY" >> "$DIR/log"; }
 say start
-for tick in $(seq $TICKS); do sleep $PAUSE; say tick; done
+tick=0
+while [ $tick -lt $TICKS ]; do tick=$((tick + 1)); sleep $PAUSE; say tick; done
 say end
 echo "$ORCHESTRATOR_FENCE $ORCHESTRATOR_ATTEMPT"
 "#;
@@ -135,8 +136,12 @@ impl Workload {
     /// In a folder that users of any kind may write to, those of pods too.
     pub fn for_pods() -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").expect("a folder");
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("it is ours");
-        Self { dir, ..Self::new() }
+        let workload = Self { dir, ..Self::new() };
+        File::create(workload.log()).expect("the log");
+        for (path, mode) in [(workload.folder(), 0o777), (&workload.log(), 0o666)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+        }
+        workload
     }
 
     pub fn folder(&self) -> &Path {
@@ -223,7 +228,16 @@ impl Workload {
             start: Start::Now,
             traceparent: None,
         };
-        control.submit(&submission).await.is_ok()
+        let submitted = control.submit(&submission).await;
+        if let Ok(submitted) = &submitted {
+            self.note("submitted", &submitted.execution);
+        }
+        submitted.is_ok()
+    }
+
+    /// Of the harness, among what the steps say.
+    fn note(&self, what: &str, execution: &ExecutionId) {
+        append(&self.log(), &format!("{what} {execution} - 0 0 -"));
     }
 
     /// Cancels an execution that a worker holds, and notes when nobody holds it any more.
@@ -235,9 +249,12 @@ impl Workload {
             return false;
         }
         let id: String = rows[random.random_range(0..rows.len())].get(0);
-        if control.cancel(&ExecutionId::from(id.as_str())).await.is_err() {
+        let execution = ExecutionId::from(id.as_str());
+        self.note("asked", &execution);
+        if control.cancel(&execution).await.is_err() {
             return false;
         }
+        self.note("promised", &execution);
         let free = format!(
             "SELECT status FROM workflow_executions WHERE id='{id}' AND \
              (ow_owner='' OR status<>'cancelled')"
@@ -248,7 +265,7 @@ impl Workload {
             {
                 let is_cancelled = row.get::<String, _>(0) == "cancelled";
                 if is_cancelled {
-                    append(&self.log(), &format!("cancelled {id} - 0 0 -"));
+                    self.note("cancelled", &execution);
                 }
                 return is_cancelled;
             }
