@@ -372,3 +372,4 @@ contract_of_workers!(
     crate::mysql::least::Least<crate::mysql::MariaDb, true>
 );
 contract!(on_mysql_renamed, crate::mysql::renamed::Renamed<crate::mysql::MySql>);
+contract!(on_mariadb_renamed, crate::mysql::renamed::Renamed<crate::mysql::MariaDb>);

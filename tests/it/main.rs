@@ -43,6 +43,7 @@ mod plan_cost;
 mod process;
 mod proxy;
 mod readme;
+mod reload;
 mod servers;
 mod shell;
 mod sqlite;

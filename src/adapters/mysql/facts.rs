@@ -143,15 +143,20 @@ pub(super) enum Standing {
 
 /// Q: is this the primary of before, for the database and for this process? If it is not, the new one
 /// is recorded, after a ROLLBACK. Refuses tables that have come to need a newer worker since they were
-/// first met: nothing more is taken from them, and what this one holds it brings to its end.
+/// first met: nothing more is taken from them, and what this one holds it brings to its end. Refuses a server
+/// that takes no writes, which whoever only looks would not notice: another may be the primary by now.
 pub(super) async fn same_primary(session: &mut Session) -> Result<Standing, Fault> {
     let identity = session.server.identity.clone();
     let ask = fixed(
         "SELECT CAST(identity = ? AS SIGNED), \
          CAST(since <= UTC_TIMESTAMP(6) - INTERVAL 60 SECOND AS SIGNED), \
-         (SELECT oldest_reader FROM ow_meta WHERE id=1) FROM ow_primary WHERE id=1",
+         (SELECT oldest_reader FROM ow_meta WHERE id=1), \
+         CAST(CAST(@@GLOBAL.read_only AS CHAR) NOT IN ('0','OFF') AS SIGNED) FROM ow_primary WHERE id=1",
     );
     let row = session.row(ask.bind(&identity)).await?.ok_or(Fault::NotMigrated)?;
+    if rows::number(&row, 3)? == Some(1) {
+        return Err(Fault::ReadOnly("the server takes no writes: its read_only is on".into()));
+    }
     refuse_too_new(&row, 2)?;
     if rows::number(&row, 0)? != Some(1) {
         session.rollback().await?;

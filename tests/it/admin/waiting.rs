@@ -1,11 +1,13 @@
 //! A worker whose database is not there, or not what it needs: alive, not ready, and it says why.
 
 use reqwest::StatusCode;
+use tokio::task::block_in_place;
 
 use super::{Said, get, ok, ready_until, said};
 use crate::{
     contract::{Subject, world::World},
     mysql::{Database, Server},
+    own_server::OwnServer,
     process::{Worker, run},
     proxy::{Mode, Proxy},
     stores::on_both_servers,
@@ -14,6 +16,7 @@ use crate::{
 on_both_servers! {
     a_worker_waits_for_a_migration_and_then_begins
     a_worker_that_would_misread_the_orchestrators_times_names_the_offset_and_waits
+    a_worker_does_not_start_on_a_server_that_cannot_keep_the_protocol_and_names_the_setting
 }
 
 // It takes a minute, and nothing in it depends on the server's kind.
@@ -79,6 +82,33 @@ async fn a_worker_that_would_misread_the_orchestrators_times_names_the_offset_an
     world.subject.exec("DELETE FROM distributed_locks WHERE ow_fence=0").await;
     ready_until(&misled, |said| *said == ok()).await;
     assert_eq!(get(&worker, "/readyz").await, ok(), "who has begun goes on");
+}
+
+async fn a_worker_does_not_start_on_a_server_that_cannot_keep_the_protocol_and_names_the_setting<
+    S: Server,
+>() {
+    let settings =
+        ["--server-id=1", "--log-bin=binlog", "--binlog-format=STATEMENT", "--autocommit=0"];
+    let server = block_in_place(|| OwnServer::<S>::start(&settings, &[], |_| {}));
+    server.exec("CREATE DATABASE refused").await;
+    let url = format!("{}refused", server.url("127.0.0.1"));
+    let start = || {
+        let ended = run(&url, ["run", "--until-idle", "--admin-listen", "off"]);
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    for (setting, mended) in [
+        ("autocommit off", "SET GLOBAL autocommit=ON"),
+        ("binlog_format=STATEMENT", "SET GLOBAL binlog_format='ROW'"),
+    ] {
+        let (code, told) = start();
+        let begin = format!("this server cannot be used: it runs with {setting}");
+        assert!(told.contains(&begin) && told.contains(mended), "{told}");
+        assert_eq!(code, Some(1));
+        server.exec(mended).await;
+    }
+    assert!(run(&url, ["migrate"]).status.success());
+    let (code, told) = start();
+    assert_eq!(code, Some(0), "{told}");
 }
 
 async fn a_worker_waits_for_its_server_and_outlives_its_absence<S: Server>() {

@@ -23,7 +23,10 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, raw_sql};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use super::{Database, Server};
-use crate::contract::{Subject, world::*, writes::*};
+use crate::{
+    contract::{Subject, world::*, writes::*},
+    nemesis::say,
+};
 
 const WITH_KEYS: &str = include_str!("migration/with_foreign_keys.sql");
 const WITHOUT_KEYS: &str = include_str!("migration/without_foreign_keys.sql");
@@ -416,11 +419,13 @@ pub async fn an_orchestrator_is_not_kept_waiting_while_its_tables_are_migrated<S
     stop.store(true, Ordering::Release);
     let ended = orchestrator.join_next().await.expect("there is one");
     let (longest, which) = ended.expect("none of its statements failed");
-    println!("{executions} executions with a step each, {locks} locks: {took:.2?}");
+    say(&format!("{executions} executions with a step each, {locks} locks: {took:.2?}"));
     for MigrationStep { what, took } in &done {
-        println!("{:>10.2?}  {what}", took.expect("it was done"));
+        say(&format!("{:>10.2?}  {what}", took.expect("it was done")));
     }
-    println!("{meanwhile} executions meanwhile; the longest statement took {longest:.2?}: {which}");
+    say(&format!(
+        "{meanwhile} executions meanwhile; the longest statement took {longest:.2?}: {which}"
+    ));
     assert!(meanwhile > 0, "it was kept waiting for the whole migration");
     assert!(longest < CEILING, "{longest:?} for {which}");
     let left = database.one("SELECT COUNT(*) FROM workflow_executions").await;

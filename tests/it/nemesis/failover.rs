@@ -1,4 +1,5 @@
-//! A server that dies, and in its place a replica that has not got the last of its writes.
+//! A server that dies, and in its place a replica that has not got the last of its writes; or one that is
+//! relieved in order, and lives on.
 //!
 //! **Invariant:** what was lost with the server may be done again; nothing is done by two at a time, and
 //! everything ends.
@@ -22,7 +23,8 @@ use tokio::{
 
 use super::{
     CEILING,
-    history::violations_after_loss,
+    history::{violations, violations_after_loss},
+    place::USER,
     say, shown,
     workload::{LONG, Workload, ask, left, needs, rows},
 };
@@ -31,15 +33,17 @@ use crate::{
         world::{claims, fan, who, workflow},
         writes::{advance, succeeded, success},
     },
-    mysql::Server,
+    mysql::{PASSWORD, Server},
     own_server::OwnServer,
-    process::Worker,
+    process::{Worker, is_soak},
     proxy::Proxy,
     stores::on_both_servers,
 };
 
 on_both_servers! {
     a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time
+    a_failover_in_order_loses_nothing
+    workers_that_only_look_leave_a_server_that_takes_no_writes_any_more
     an_execution_with_a_step_whose_end_was_lost_does_not_end
 }
 
@@ -48,6 +52,7 @@ const SHORT: usize = 30;
 const LONG_ONES: usize = 4;
 /// Steps whose ends are lost, at least.
 const LOST: i64 = 8;
+const ENDS: &str = "SELECT COUNT(*) FROM ow_attempts WHERE outcome='success'";
 
 /// A server that writes down what it does, for another to repeat.
 fn server<S: Server>(id: u32) -> OwnServer<S> {
@@ -103,6 +108,26 @@ impl<S: Server> Pair<S> {
         self.replica.exec(&format!("STOP {}", Self::side())).await;
     }
 
+    /// As [`Pair::through`], of a user whom a server that is read only refuses.
+    async fn through_as_worker(&self) -> String {
+        let grant = format!(
+            "CREATE USER {USER} IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON {DATABASE}.* TO {USER}"
+        );
+        self.primary.exec(&grant).await;
+        format!("mysql://{USER}:{PASSWORD}@{}/{DATABASE}", self.proxy.address())
+    }
+
+    /// The primary takes no more writes, and gives way once the replica has got all of them. It lives on, and so
+    /// do connections to it.
+    async fn hand_over(&self) {
+        self.primary.exec("SET GLOBAL read_only=1").await;
+        self.primary.exec(&format!("CREATE TABLE {DATABASE}.last (id INT PRIMARY KEY)")).await;
+        reaches(&url(&self.replica), "SELECT COUNT(*) FROM last", 0).await;
+        self.cut().await;
+        self.replica.exec(&format!("RESET {} ALL", Self::side())).await;
+        self.proxy.lead_to(address(&self.replica));
+    }
+
     /// The primary dies, and what the replica has got is all there is.
     async fn fail_over(self) -> (OwnServer<S>, Proxy) {
         let Self { primary, replica, proxy } = self;
@@ -139,6 +164,12 @@ async fn reaches(url: &str, sql: &str, at_least: i64) {
 }
 
 async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server>() {
+    for _ in 0..if is_soak() { 10 } else { 1 } {
+        lose_writes::<S>().await;
+    }
+}
+
+async fn lose_writes<S: Server>() {
     let pair = Pair::<S>::start().await;
     let control = store(url(&pair.primary)).await;
     control.migrate(false).await.expect("it is migrated");
@@ -151,27 +182,17 @@ async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server
     for _ in 0..SHORT {
         assert!(workload.submit_any(&control, &mut random).await);
     }
-    let mut workers: Vec<Worker> = (0..3)
-        .map(|place| {
-            let settings = [("ORCHESTRATOR_WORKER__SLOTS", "4")];
-            Worker::start(&pair.through(), &format!("w{place}"), &settings)
-        })
-        .collect();
-
-    let ends = "SELECT COUNT(*) FROM ow_attempts WHERE outcome='success'";
-    reaches(&url(&pair.replica), ends, 5).await;
+    let workers = workers(&pair.through());
+    reaches(&url(&pair.replica), ENDS, 5).await;
     pair.cut().await;
-    let known = count(&url(&pair.replica), ends).await;
-    reaches(&url(&pair.primary), ends, known + LOST).await;
-    let lost = count(&url(&pair.primary), ends).await - known;
+    let known = count(&url(&pair.replica), ENDS).await;
+    reaches(&url(&pair.primary), ENDS, known + LOST).await;
+    let lost = count(&url(&pair.primary), ENDS).await - known;
     drop(control);
     let (replica, _proxy) = pair.fail_over().await;
     let failed_over = Instant::now();
 
-    let since = Instant::now();
-    while left(&url(&replica)).await.unwrap_or(1) > 0 && since.elapsed() < CEILING {
-        sleep(Duration::from_millis(200)).await;
-    }
+    all_end(&url(&replica)).await;
     let rows = rows(&url(&replica), needs).await.expect("the tables");
     let found = violations_after_loss(&workload.effects(), &rows);
     assert_eq!(found, [], "{}", shown(&found));
@@ -189,10 +210,84 @@ async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server
     let newer = "SELECT COUNT(*) FROM ow_attempts, ow_primary WHERE fence > \
                  TIMESTAMPDIFF(MICROSECOND, '1970-01-01', since)";
     assert!(count(&url(&replica), newer).await > 0, "and then it is");
-    for worker in &mut workers {
+    go(workers);
+}
+
+fn workers(url: &str) -> Vec<Worker> {
+    let start = |place| {
+        let settings = [("ORCHESTRATOR_WORKER__SLOTS", "4")];
+        Worker::start(url, &format!("w{place}"), &settings)
+    };
+    (0..3).map(start).collect()
+}
+
+fn go(workers: Vec<Worker>) {
+    for mut worker in workers {
         worker.signal(Signal::TERM);
         assert!(block_in_place(|| worker.wait()).success(), "{}", worker.name);
     }
+}
+
+/// Or never will.
+async fn all_end(url: &str) {
+    let since = Instant::now();
+    while left(url).await.unwrap_or(1) > 0 && since.elapsed() < CEILING {
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn a_failover_in_order_loses_nothing<S: Server>() {
+    let pair = Pair::<S>::start().await;
+    let control = store(url(&pair.primary)).await;
+    control.migrate(false).await.expect("it is migrated");
+    let workload = Workload::new();
+    workload.apply(&control).await;
+    let mut random = rand::make_rng();
+    for _ in 0..LONG_ONES {
+        assert!(workload.submit(&control, LONG).await);
+    }
+    for _ in 0..SHORT {
+        assert!(workload.submit_any(&control, &mut random).await);
+    }
+    let workers = workers(&pair.through_as_worker().await);
+    reaches(&url(&pair.primary), ENDS, 5).await;
+    drop(control);
+    pair.hand_over().await;
+
+    let new = url(&pair.replica);
+    all_end(&new).await;
+    let rows = rows(&new, needs).await.expect("the tables");
+    let found = violations(&workload.effects(), &rows);
+    assert_eq!(found, [], "{}", shown(&found));
+    assert_eq!(rows.executions.len(), SHORT + LONG_ONES);
+    go(workers);
+}
+
+/// Their connections stand, and nothing that they ask for fails.
+async fn workers_that_only_look_leave_a_server_that_takes_no_writes_any_more<S: Server>() {
+    let pair = Pair::<S>::start().await;
+    let control = store(url(&pair.primary)).await;
+    control.migrate(false).await.expect("it is migrated");
+    let workload = Workload::new();
+    workload.apply(&control).await;
+    let workers = workers(&pair.through_as_worker().await);
+    block_in_place(|| {
+        for worker in &workers {
+            worker.wait_for("worker.idle");
+        }
+    });
+    drop(control);
+    pair.hand_over().await;
+
+    let new = url(&pair.replica);
+    let mut random = rand::make_rng();
+    assert!(workload.submit_any(&store(new.clone()).await, &mut random).await);
+    all_end(&new).await;
+    let rows = rows(&new, needs).await.expect("the tables");
+    let found = violations(&workload.effects(), &rows);
+    assert_eq!(found, [], "{}", shown(&found));
+    assert_eq!(rows.executions.len(), 1);
+    go(workers);
 }
 
 /// Two executions of which a worker holds two running steps each. That one of one of them has ended is lost.

@@ -44,7 +44,7 @@ async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_th
     let mut worker = Worker::start(&url, "a", &settings);
     worker.wait_for("worker.started");
     assert!(workload.submit(&world.a, LONG).await);
-    wait_until("the step runs", || (!workload.effects().is_empty()).then_some(()));
+    wait_until("the step runs", || workload.has_begun().then_some(()));
 
     proxy.set(Mode::BlackHole);
     sleep(SHORT).await;

@@ -6,8 +6,14 @@
 
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
-    domain::recovery::{Cause, TakeOver},
-    ports::executions::{Advance, Advanced, Batch, Claim, ExecutionStore},
+    domain::{
+        definition::RecordedStep,
+        recovery::{Cause, TakeOver},
+    },
+    ports::{
+        control::Control,
+        executions::{Advance, Advanced, Batch, Claim, Claimant, ExecutionStore, StepStart},
+    },
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,6 +38,13 @@ on_both_servers! {
     a_late_hand_back_that_no_fence_stops_is_found
     a_late_retry_that_no_fence_stops_is_found
     a_second_takeover_that_nothing_stops_is_found
+    a_success_of_what_waits_under_a_newer_fence_is_found
+    a_copy_of_an_end_that_no_attempt_stops_is_found
+    a_copy_of_a_start_that_no_status_stops_is_found
+    a_copy_of_a_start_that_no_attempt_stops_is_found
+    a_late_skip_that_no_fence_stops_is_found
+    late_output_that_no_status_stops_is_found
+    an_end_over_a_cancellation_that_no_status_stops_is_found
     a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found
 }
 
@@ -54,12 +67,43 @@ impl<S: Server> Scene<S> {
 
     /// The worker that will be late claims and starts `one`.
     async fn claim(&mut self) -> Claim {
+        self.claim_of(chain(&["one", "two"])).await
+    }
+
+    /// As [`Scene::claim`], of these steps.
+    async fn claim_of(&mut self, steps: Vec<RecordedStep>) -> Claim {
         let name = format!("w{}", self.effects.len());
-        let template = self.world.apply(&workflow(&name, chain(&["one", "two"]))).await;
+        let template = self.world.apply(&workflow(&name, steps)).await;
         self.world.submit(&template).await;
         let claim = claim_one(&self.late, "a").await;
-        self.does(What::Start, &claim, "one");
+        for step in started(&claim) {
+            self.does(What::Start, &claim, &step);
+        }
         claim
+    }
+
+    /// `one` has failed, and is at its second attempt.
+    async fn try_again(&mut self, claim: &mut Claim) {
+        let (retrying, next) = (retry(claim, "one"), start_after_retry(claim, "one"));
+        let sent =
+            Advance { retrying: vec![retrying], started: vec![next.clone()], ..advance(claim) };
+        assert_eq!(send(&self.world.b, &sent).await, Ok(Advanced::Recorded));
+        let one = claim.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
+        (one.attempt, one.key_gen, one.retry_count) =
+            (next.attempt, next.key_gen, next.retry_count);
+        self.does(What::Start, claim, "one");
+    }
+
+    /// A line of the harness.
+    fn notes(&mut self, what: What, claim: &Claim) {
+        self.effects.push(Effect {
+            what,
+            execution: claim.lease.execution.to_string(),
+            step: "-".into(),
+            fence: 0,
+            attempt: 0,
+            key: "-".into(),
+        });
     }
 
     /// Another has watched it stand still, and goes on with what it had begun.
@@ -262,6 +306,127 @@ async fn a_second_takeover_that_nothing_stops_is_found<S: Server>() {
     found!(S, scene, [row, lock], Rule::Overlap);
 }
 
+async fn a_success_of_what_waits_under_a_newer_fence_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim_of(fan(&["one", "beside"])).await;
+        let late = scene.end(&first, "beside");
+        // Whoever takes it over begins one step at a time.
+        let seen = scene.world.held(&first.lease.execution).await.expect("it is held");
+        let slow = Claimant { steps_at_once: 1, ..who("b") };
+        let gone = TakeOver { seen, cause: Cause::LeaseExpired };
+        let second = only(scene.world.b.take_over(&slow, &[gone]).await.expect("an answer"));
+        scene.does(What::Start, &second, "one");
+        send(&scene.late, &late).await.ok();
+        let mut sent = scene.end(&second, "one");
+        let next = start(&second, "beside");
+        sent.started.push(next.clone());
+        if send(&scene.world.b, &sent).await != Ok(Advanced::Recorded) {
+            return;
+        }
+        let mut second = second;
+        let beside = second.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
+        beside.attempt = next.attempt;
+        scene.does(What::Start, &second, "beside");
+        let sent = Advance { finish: Some(success()), ..scene.end(&second, "beside") };
+        assert_eq!(send(&scene.world.b, &sent).await, Ok(Advanced::Recorded));
+    }
+    let spoil = Spoil(
+        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
+        "WHERE ((id=? AND (ow_fence=? OR 1))) AND ow_attempt=? AND status IN ('running', ?)",
+    );
+    found!(S, scene, [spoil], Rule::ForeignOutput);
+}
+
+async fn a_copy_of_an_end_that_no_attempt_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut first = scene.claim().await;
+        let mut copy = succeeded(&first, "one");
+        copy.output = Some(format!("{} 1", first.lease.fence));
+        scene.try_again(&mut first).await;
+        scene.finish(&mut first).await;
+        send(&scene.late, &Advance { ended: vec![copy], ..advance(&first) }).await.ok();
+    }
+    let spoil = Spoil(
+        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
+        "WHERE ((id=? AND ow_fence=?)) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
+    );
+    found!(S, scene, [spoil], Rule::ForeignOutput);
+}
+
+async fn a_copy_of_a_start_that_no_status_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut first = scene.claim().await;
+        let copy = StepStart::of(slot(&first, "one"));
+        scene.finish(&mut first).await;
+        send(&scene.late, &Advance { started: vec![copy], ..advance(&first) }).await.ok();
+    }
+    let spoil = Spoil(
+        "AND (status IS NULL OR status NOT IN ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
+        "AND ow_attempt IN (?, ?)",
+    );
+    found!(S, scene, [spoil], Rule::NotEnded);
+}
+
+async fn a_copy_of_a_start_that_no_attempt_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut first = scene.claim().await;
+        let copy = StepStart::of(slot(&first, "one"));
+        scene.try_again(&mut first).await;
+        send(&scene.late, &Advance { started: vec![copy], ..advance(&first) }).await.ok();
+        scene.finish(&mut first).await;
+    }
+    let spoil = Spoil("AND ow_attempt IN (?, ?)", "AND (ow_attempt IN (?, ?) OR 1)");
+    found!(S, scene, [spoil], Rule::NotEnded);
+}
+
+async fn a_late_skip_that_no_fence_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let mut second = scene.take_over(&first, "one").await;
+        let late = Advance { skipped: vec![skip(&first, "two")], ..advance(&first) };
+        send(&scene.late, &late).await.ok();
+        scene.finish(&mut second).await;
+    }
+    let spoil = Spoil(
+        "WHERE ((id=? AND ow_fence=?)) AND (status IS NULL OR status NOT IN \
+         ('success','failed','running'))",
+        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (status IS NULL OR status NOT IN \
+         ('success','failed','running'))",
+    );
+    found!(S, scene, [spoil], Rule::NotEnded);
+}
+
+async fn late_output_that_no_status_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let mut first = scene.claim().await;
+        let one = slot(&first, "one").clone();
+        scene.finish(&mut first).await;
+        let noted = scene.late.note_output(&first.lease, &one.id, one.attempt, "half of it").await;
+        noted.expect("an answer");
+    }
+    let spoil = Spoil(
+        "WHERE id=? AND ow_fence=? AND ow_attempt=? AND status='running'",
+        "WHERE id=? AND ow_fence=? AND ow_attempt=?",
+    );
+    found!(S, scene, [spoil], Rule::ForeignOutput);
+}
+
+async fn an_end_over_a_cancellation_that_no_status_stops_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        scene.notes(What::Asked, &first);
+        scene.world.b.cancel(&first.lease.execution).await.expect("it is cancelled");
+        scene.notes(What::Promised, &first);
+        let end = Advance { finish: Some(failure()), ..advance(&first) };
+        send(&scene.late, &end).await.expect("it is ours");
+    }
+    let spoil = Spoil(
+        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND status IN ('running', ?)",
+        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND (status IN ('running', ?) OR 1)",
+    );
+    found!(S, scene, [spoil], Rule::NotCancelled);
+}
+
 /// The guardians of a worker's scripts, as `/proc` has its children.
 fn guardians(worker: u32) -> Vec<Pid> {
     let threads = std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
@@ -282,7 +447,7 @@ async fn a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found<S:
     let frozen = Worker::start(&url, "a", &[]);
     frozen.wait_for("worker.started");
     assert!(workload.submit(&world.a, LONG).await);
-    wait_until("the script runs", || (!workload.effects().is_empty()).then_some(()));
+    wait_until("the script runs", || workload.has_begun().then_some(()));
     frozen.signal(Signal::STOP);
     let guardians = guardians(frozen.pid());
     assert_eq!(guardians.len(), 1);

@@ -21,7 +21,7 @@ use sqlx::{Connection, MySqlConnection, Row as _, query};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::history::{AttemptRow, Effect, Rows, StepRow};
+use super::history::{AttemptRow, Effect, Rows, StepRow, What};
 use crate::process::is_soak;
 
 /// Steps as (name, what it waits for, kind).
@@ -273,7 +273,12 @@ impl Workload {
         }
     }
 
-    /// All that the steps have written.
+    /// Whether any step runs, or has.
+    pub fn has_begun(&self) -> bool {
+        self.effects().iter().any(|effect| effect.what == What::Start)
+    }
+
+    /// All that the steps have written, and the harness.
     pub fn effects(&self) -> Vec<Effect> {
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         text.lines().filter_map(Effect::parse).collect()

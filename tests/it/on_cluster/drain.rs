@@ -163,7 +163,7 @@ async fn a_step_longer_than_the_drain_is_handed_over_without_using_up_a_retry() 
     stand.apply_workload().await;
     assert!(stand.workload.submit(&stand.control().await, LONG).await);
     block_in_place(|| {
-        wait_until("the step runs", || (!stand.workload.effects().is_empty()).then_some(()));
+        wait_until("the step runs", || stand.workload.has_begun().then_some(()));
         let first = stand.pods().remove(0);
         stand.kubectl(&["delete", "pod", &first.name, "--wait=true", "--timeout=60s"]);
     });
