@@ -262,14 +262,12 @@ fn recorded(effects: &[Effect], rows: &Rows) -> Vec<Violation> {
             found.push(violation(Rule::FenceShrank, step.clone(), "in its recorded attempts"));
         }
     }
+    let ends = effects.iter().filter(|effect| effect.what == What::End);
+    let ends: BTreeSet<(StepName, u64, u32)> =
+        ends.map(|end| (end.step(), end.fence, end.attempt)).collect();
     let succeeded = |(_, row): &(&StepName, &StepRow)| row.status == "success" && row.attempt > 0;
     for (step, row) in rows.steps.iter().filter(succeeded) {
-        let is_its_end = |effect: &&Effect| {
-            effect.what == What::End
-                && (effect.fence, effect.attempt) == (row.fence, row.attempt)
-                && effect.step() == *step
-        };
-        if !effects.iter().any(|effect| is_its_end(&effect)) {
+        if !ends.contains(&(step.clone(), row.fence, row.attempt)) {
             let how = format!("attempt {} succeeded, and wrote nothing", row.attempt);
             found.push(violation(Rule::NeverRun, step.clone(), how));
         }
