@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     CEILING,
-    history::{violations, violations_after_loss},
+    history::{Effect, Rows, Violation, violations, violations_after_loss},
     place::USER,
     say, shown,
     workload::{LONG, Workload, ask, left, needs, rows},
@@ -171,17 +171,8 @@ async fn a_failover_that_loses_writes_lets_nothing_run_twice_at_a_time<S: Server
 
 async fn lose_writes<S: Server>() {
     let pair = Pair::<S>::start().await;
-    let control = store(url(&pair.primary)).await;
-    control.migrate(false).await.expect("it is migrated");
-    let workload = Workload::new();
-    workload.apply(&control).await;
-    let mut random = rand::make_rng();
-    for _ in 0..LONG_ONES {
-        assert!(workload.submit(&control, LONG).await);
-    }
-    for _ in 0..SHORT {
-        assert!(workload.submit_any(&control, &mut random).await);
-    }
+    let (control, workload) = prepared(&pair).await;
+    submit(&workload, &control).await;
     let workers = workers(&pair.through());
     reaches(&url(&pair.replica), ENDS, 5).await;
     pair.cut().await;
@@ -192,17 +183,13 @@ async fn lose_writes<S: Server>() {
     let (replica, _proxy) = pair.fail_over().await;
     let failed_over = Instant::now();
 
-    all_end(&url(&replica)).await;
-    let rows = rows(&url(&replica), needs).await.expect("the tables");
-    let found = violations_after_loss(&workload.effects(), &rows);
-    assert_eq!(found, [], "{}", shown(&found));
+    let all = SHORT + LONG_ONES;
+    judge(&workload, &url(&replica), all, violations_after_loss).await;
     say(&format!(
-        "failover on {}: {lost} ends of steps lost, all {} executions ended {:.1} s later",
+        "failover on {}: {lost} ends of steps lost, all {all} executions ended {:.1} s later",
         S::NAME,
-        rows.executions.len(),
         failed_over.elapsed().as_secs_f64()
     ));
-    assert_eq!(rows.executions.len(), SHORT + LONG_ONES);
     let quarantine = "SELECT COUNT(*) FROM ow_attempts, ow_primary WHERE fence BETWEEN \
                       TIMESTAMPDIFF(MICROSECOND, '1970-01-01', since) AND \
                       TIMESTAMPDIFF(MICROSECOND, '1970-01-01', since + INTERVAL 59 SECOND)";
@@ -211,6 +198,24 @@ async fn lose_writes<S: Server>() {
                  TIMESTAMPDIFF(MICROSECOND, '1970-01-01', since)";
     assert!(count(&url(&replica), newer).await > 0, "and then it is");
     go(workers);
+}
+
+/// Its tables and templates are there.
+async fn prepared<S: Server>(pair: &Pair<S>) -> (MySqlStore, Workload) {
+    let (control, workload) = (store(url(&pair.primary)).await, Workload::new());
+    control.migrate(false).await.expect("it is migrated");
+    workload.apply(&control).await;
+    (control, workload)
+}
+
+async fn submit(workload: &Workload, control: &MySqlStore) {
+    let mut random = rand::make_rng();
+    for _ in 0..LONG_ONES {
+        assert!(workload.submit(control, LONG).await);
+    }
+    for _ in 0..SHORT {
+        assert!(workload.submit_any(control, &mut random).await);
+    }
 }
 
 fn workers(url: &str) -> Vec<Worker> {
@@ -228,48 +233,40 @@ fn go(workers: Vec<Worker>) {
     }
 }
 
-/// Or never will.
-async fn all_end(url: &str) {
+/// Once everything has ended, or never will.
+async fn judge(
+    workload: &Workload,
+    url: &str,
+    submitted: usize,
+    check: fn(&[Effect], &Rows) -> Vec<Violation>,
+) {
     let since = Instant::now();
     while left(url).await.unwrap_or(1) > 0 && since.elapsed() < CEILING {
         sleep(Duration::from_millis(200)).await;
     }
+    let rows = rows(url, needs).await.expect("the tables");
+    let found = check(&workload.effects(), &rows);
+    assert_eq!(found, [], "{}", shown(&found));
+    assert_eq!(rows.executions.len(), submitted);
 }
 
 async fn a_failover_in_order_loses_nothing<S: Server>() {
     let pair = Pair::<S>::start().await;
-    let control = store(url(&pair.primary)).await;
-    control.migrate(false).await.expect("it is migrated");
-    let workload = Workload::new();
-    workload.apply(&control).await;
-    let mut random = rand::make_rng();
-    for _ in 0..LONG_ONES {
-        assert!(workload.submit(&control, LONG).await);
-    }
-    for _ in 0..SHORT {
-        assert!(workload.submit_any(&control, &mut random).await);
-    }
+    let (control, workload) = prepared(&pair).await;
+    submit(&workload, &control).await;
     let workers = workers(&pair.through_as_worker().await);
     reaches(&url(&pair.primary), ENDS, 5).await;
     drop(control);
     pair.hand_over().await;
 
-    let new = url(&pair.replica);
-    all_end(&new).await;
-    let rows = rows(&new, needs).await.expect("the tables");
-    let found = violations(&workload.effects(), &rows);
-    assert_eq!(found, [], "{}", shown(&found));
-    assert_eq!(rows.executions.len(), SHORT + LONG_ONES);
+    judge(&workload, &url(&pair.replica), SHORT + LONG_ONES, violations).await;
     go(workers);
 }
 
 /// Their connections stand, and nothing that they ask for fails.
 async fn workers_that_only_look_leave_a_server_that_takes_no_writes_any_more<S: Server>() {
     let pair = Pair::<S>::start().await;
-    let control = store(url(&pair.primary)).await;
-    control.migrate(false).await.expect("it is migrated");
-    let workload = Workload::new();
-    workload.apply(&control).await;
+    let (control, workload) = prepared(&pair).await;
     let workers = workers(&pair.through_as_worker().await);
     block_in_place(|| {
         for worker in &workers {
@@ -282,11 +279,7 @@ async fn workers_that_only_look_leave_a_server_that_takes_no_writes_any_more<S: 
     let new = url(&pair.replica);
     let mut random = rand::make_rng();
     assert!(workload.submit_any(&store(new.clone()).await, &mut random).await);
-    all_end(&new).await;
-    let rows = rows(&new, needs).await.expect("the tables");
-    let found = violations(&workload.effects(), &rows);
-    assert_eq!(found, [], "{}", shown(&found));
-    assert_eq!(rows.executions.len(), 1);
+    judge(&workload, &new, 1, violations).await;
     go(workers);
 }
 

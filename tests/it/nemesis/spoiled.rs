@@ -88,10 +88,15 @@ impl<S: Server> Scene<S> {
         let sent =
             Advance { retrying: vec![retrying], started: vec![next.clone()], ..advance(claim) };
         assert_eq!(send(&self.world.b, &sent).await, Ok(Advanced::Recorded));
-        let one = claim.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
-        (one.attempt, one.key_gen, one.retry_count) =
+        self.begins(claim, &next, "one");
+    }
+
+    /// What was recorded as started.
+    fn begins(&mut self, claim: &mut Claim, next: &StepStart, step: &str) {
+        let slot = claim.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
+        (slot.attempt, slot.key_gen, slot.retry_count) =
             (next.attempt, next.key_gen, next.retry_count);
-        self.does(What::Start, claim, "one");
+        self.does(What::Start, claim, step);
     }
 
     /// A line of the harness.
@@ -135,17 +140,20 @@ impl<S: Server> Scene<S> {
 
     /// The rest of the execution, as its right owner runs it.
     async fn finish(&mut self, claim: &mut Claim) {
+        self.finish_with(claim, "two").await;
+    }
+
+    /// `one`, and then this step.
+    async fn finish_with(&mut self, claim: &mut Claim, last: &str) {
         let mut sent = self.end(claim, "one");
-        let next = start(claim, "two");
+        let next = start(claim, last);
         sent.started.push(next.clone());
         // Whoever came late may have taken it away.
         if send(&self.world.b, &sent).await != Ok(Advanced::Recorded) {
             return;
         }
-        let two = claim.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
-        two.attempt = next.attempt;
-        self.does(What::Start, claim, "two");
-        let sent = Advance { finish: Some(success()), ..self.end(claim, "two") };
+        self.begins(claim, &next, last);
+        let sent = Advance { finish: Some(success()), ..self.end(claim, last) };
         send(&self.world.b, &sent).await.ok();
     }
 
@@ -230,9 +238,7 @@ async fn a_late_start_that_no_fence_stops_is_found<S: Server>() {
         late.started.push(start(&first, "two"));
         let second = scene.take_over(&first, "two").await;
         if send(&scene.late, &late).await == Ok(Advanced::Recorded) {
-            let two = first.slots.iter_mut().find(|slot| slot.id == late.started[0].step);
-            two.expect("a slot").attempt = 1;
-            scene.does(What::Start, &first, "two");
+            scene.begins(&mut first, &late.started[0], "two");
         }
         let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
         send(&scene.world.b, &sent).await.ok();
@@ -314,21 +320,10 @@ async fn a_success_of_what_waits_under_a_newer_fence_is_found<S: Server>() {
         let seen = scene.world.held(&first.lease.execution).await.expect("it is held");
         let slow = Claimant { steps_at_once: 1, ..who("b") };
         let gone = TakeOver { seen, cause: Cause::LeaseExpired };
-        let second = only(scene.world.b.take_over(&slow, &[gone]).await.expect("an answer"));
+        let mut second = only(scene.world.b.take_over(&slow, &[gone]).await.expect("an answer"));
         scene.does(What::Start, &second, "one");
         send(&scene.late, &late).await.ok();
-        let mut sent = scene.end(&second, "one");
-        let next = start(&second, "beside");
-        sent.started.push(next.clone());
-        if send(&scene.world.b, &sent).await != Ok(Advanced::Recorded) {
-            return;
-        }
-        let mut second = second;
-        let beside = second.slots.iter_mut().find(|slot| slot.id == next.step).expect("a slot");
-        beside.attempt = next.attempt;
-        scene.does(What::Start, &second, "beside");
-        let sent = Advance { finish: Some(success()), ..scene.end(&second, "beside") };
-        assert_eq!(send(&scene.world.b, &sent).await, Ok(Advanced::Recorded));
+        scene.finish_with(&mut second, "beside").await;
     }
     let spoil = Spoil(
         "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
