@@ -65,29 +65,8 @@ fn under_way() -> i64 {
 }
 
 /// Each with workers of its own: most of a fault is waiting.
-fn servers() -> usize {
+fn servers() -> u64 {
     if is_soak() && given_url().is_none() { 4 } else { 1 }
-}
-
-/// Each fault so often, in any order, over so many servers. The first one has a clock of its own, which keeps
-/// half a core busy (see `tests/servers`), and enough to do with it.
-fn shares(rounds: u64, servers: usize, random: &mut StdRng) -> Vec<Vec<Fault>> {
-    let is_ours = given_url().is_none();
-    let mut shares = vec![Vec::new(); servers];
-    for fault in Fault::ALL.into_iter().filter(|fault| is_ours || !fault.needs_own_server()) {
-        let places = match fault {
-            Fault::ClockJump => 0..1,
-            _ if fault.needs_own_server() && servers > 1 => 1..servers,
-            _ => 0..servers,
-        };
-        for (_, place) in (0..rounds).zip(places.cycle()) {
-            shares[place].push(fault);
-        }
-    }
-    for share in &mut shares {
-        share.shuffle(random);
-    }
-    shares
 }
 
 /// A number that `tests/run` or a person may give.
@@ -100,10 +79,10 @@ async fn no_fault_loses_or_doubles_work(server: &'static str) {
     let seed = given("ORCHESTRATOR_NEMESIS_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     let rounds = given("ORCHESTRATOR_NEMESIS_ROUNDS").unwrap_or(if is_soak() { 300 } else { 10 });
     say(&format!("nemesis on {server}: ORCHESTRATOR_NEMESIS_SEED={seed}"));
-    let mut random = StdRng::seed_from_u64(seed);
+    let each = rounds.div_ceil(servers());
     let mut runs = JoinSet::new();
-    for share in shares(rounds, servers(), &mut random) {
-        runs.spawn(run(server, random.random(), share));
+    for place in 0..servers() {
+        runs.spawn(run(server, seed.wrapping_add(place), each));
     }
     let mut all = Record::default();
     for record in runs.join_all().await {
@@ -124,15 +103,16 @@ fn wanted(faults: u32) -> u32 {
 }
 
 /// At one server; panics if it finds anything.
-async fn run(server: &'static str, seed: u64, faults: Vec<Fault>) -> Record {
+async fn run(server: &'static str, seed: u64, rounds: u64) -> Record {
     let mut random = StdRng::seed_from_u64(seed);
     let workload = Workload::new();
-    let has_clock = faults.contains(&Fault::ClockJump);
-    let start = if has_clock { Instance::start_with_clock } else { Instance::start };
     let place = match given_url() {
         Some(url) => Place::theirs(url),
-        None => Place::ours(block_in_place(|| start(server))).await,
+        None => Place::ours(block_in_place(|| Instance::start_with_clock(server))).await,
     };
+    let is_ours = place.instance.is_some();
+    let faults = Fault::ALL.into_iter().filter(|fault| is_ours || !fault.needs_own_server());
+    let faults: Vec<Fault> = faults.collect();
     let (arena, control) = set_up(place, &workload).await;
 
     let began = Instant::now();
@@ -142,7 +122,7 @@ async fn run(server: &'static str, seed: u64, faults: Vec<Fault>) -> Record {
         while left(&arena.url).await.unwrap_or(0) < under_way() {
             sleep(Duration::from_millis(50)).await;
         }
-        strike_all(&arena, &faults, &mut random, &record).await;
+        strike_all(&arena, &faults, rounds, &mut random, &record).await;
         over.send_replace(true);
     };
     let random = || StdRng::seed_from_u64(seed.wrapping_add(1));
@@ -195,11 +175,19 @@ async fn set_up(place: Place, workload: &Workload) -> (Arena, MySqlStore) {
     (arena, control)
 }
 
-/// One after the other, some at one time; one that met nothing comes again.
-async fn strike_all(arena: &Arena, faults: &[Fault], random: &mut StdRng, record: &Mutex<Record>) {
-    let schedule = faults.iter().map(|fault| (*fault, random.random()));
-    let schedule: std::sync::Mutex<VecDeque<(Fault, u64)>> =
-        schedule.collect::<VecDeque<_>>().into();
+/// Each fault so often, in any order; one that met nothing does not count.
+async fn strike_all(
+    arena: &Arena,
+    faults: &[Fault],
+    rounds: u64,
+    random: &mut StdRng,
+    record: &Mutex<Record>,
+) {
+    let mut schedule: Vec<Fault> = (0..rounds).flat_map(|_| faults.iter().copied()).collect();
+    schedule.shuffle(random);
+    let schedule: VecDeque<(Fault, u64)> =
+        schedule.into_iter().map(|fault| (fault, random.random())).collect();
+    let schedule = std::sync::Mutex::new(schedule);
     let striker = async |_| {
         loop {
             let next = schedule.lock().expect("no panic").pop_front();
