@@ -1,5 +1,6 @@
 //! A network that swallows everything, at the default TTL of 30 s: how long it may, and how soon the
-//! work is dead whose lease nobody can renew.
+//! work is dead whose lease nobody can renew. With `ORCHESTRATOR_TEST_SCALE=soak` outages grow by a second each
+//! until one aborts.
 //!
 //! **Invariant:** nothing runs any more when another may take it over.
 
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     contract::world::World,
     mysql::{Database, Server},
-    process::{Worker, wait_until},
+    process::{Worker, is_soak, wait_until},
     proxy::{Mode, Proxy},
     stores::on_both_servers,
 };
@@ -29,6 +30,8 @@ on_both_servers! {
 /// A renewal every 5 s, and retries of it every second, leave about 19 s of 26 to the deadline.
 const SHORT: Duration = Duration::from_secs(18);
 const TTL: Duration = Duration::from_secs(30);
+/// So long after a renewal the next is about to be sent: no outage begins at a worse moment.
+const WORST: Duration = Duration::from_millis(4_800);
 
 async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_the_ttl<S: Server>() {
     let world = World::<Database<S>>::new().await;
@@ -46,19 +49,10 @@ async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_th
     assert!(workload.submit(&world.a, LONG).await);
     wait_until("the step runs", || workload.has_begun().then_some(()));
 
-    proxy.set(Mode::BlackHole);
-    sleep(SHORT).await;
-    proxy.set(Mode::Pass);
-    let beat = "SELECT ow_beat FROM distributed_locks WHERE lock_key LIKE 'workflow_execution:%'";
-    let beat = async || -> u64 {
-        ask(&world.subject.url(None), beat).await.expect("the tables")[0].get(0)
-    };
-    let before = beat().await;
-    while beat().await == before {
-        sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(worker.logged("lease.lost"), 0);
+    let outage = Outage { server: world.subject.url(None), proxy, worker: &worker };
+    assert!(outage.is_survived(SHORT).await);
     assert_eq!(starts(&workload), 1, "it goes on as if nothing had been");
+    let Outage { proxy, .. } = outage;
 
     proxy.set(Mode::BlackHole);
     let since = Instant::now();
@@ -79,8 +73,56 @@ async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_th
     ));
     assert!(killed < TTL, "before anybody may take it over");
     proxy.set(Mode::Pass);
+    if is_soak() {
+        wait_until("it runs again", || (starts(&workload) > 1).then_some(()));
+        let outage = Outage { server: world.subject.url(None), proxy, worker: &worker };
+        let mut survived = SHORT;
+        while outage.is_survived(survived + Duration::from_secs(1)).await {
+            survived += Duration::from_secs(1);
+        }
+        say(&format!("{}: the longest outage that aborts nothing: {survived:?}", S::NAME));
+    }
     worker.signal(Signal::TERM);
     assert!(worker.wait().success());
+}
+
+struct Outage<'a> {
+    /// Undisturbed.
+    server: String,
+    proxy: Proxy,
+    worker: &'a Worker,
+}
+
+impl Outage<'_> {
+    /// Whether the lease outlives so long a silence from the worst moment on.
+    async fn is_survived(&self, length: Duration) -> bool {
+        let lost = self.worker.logged("lease.lost");
+        self.is_renewed_or(|| false).await;
+        sleep(WORST).await;
+        self.proxy.set(Mode::BlackHole);
+        sleep(length).await;
+        self.proxy.set(Mode::Pass);
+        self.is_renewed_or(|| self.worker.logged("lease.lost") > lost).await
+            && self.worker.logged("lease.lost") == lost
+    }
+
+    /// Waits for the next renewal, or for what comes before it.
+    async fn is_renewed_or(&self, comes: impl Fn() -> bool) -> bool {
+        let before = self.beat().await;
+        while !comes() {
+            if self.beat().await != before {
+                return true;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    async fn beat(&self) -> Option<u64> {
+        let beat =
+            "SELECT ow_beat FROM distributed_locks WHERE lock_key LIKE 'workflow_execution:%'";
+        ask(&self.server, beat).await.expect("the tables").first().map(|row| row.get(0))
+    }
 }
 
 fn starts(workload: &Workload) -> usize {
