@@ -22,7 +22,6 @@ use crate::{
         execution::{AttemptOutcome, ExecutionState},
         id::StepExecutionId,
         intake::StepSlot,
-        notice::LostBy,
         plan::{End, Finish, Plan, Progress, plan},
         step::Step,
         workflow::{NodeId, Workflow},
@@ -258,7 +257,7 @@ impl Driver {
 
     /// Waits until nothing of it runs any more; records nothing.
     async fn lose(mut self) -> Driven {
-        self.standing.lose(LostBy::Deadline);
+        self.standing.expire(&self.tools.instruments);
         while let Some(joined) = self.tries.join_next().await {
             debug!(step = ?taken(joined).0, "step of a lost execution has ended");
         }

@@ -9,12 +9,16 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::spans::Term;
-use crate::domain::{
-    id::{ExecutionId, Fence},
-    lease::{BootTime, Lease},
-    notice::LostBy,
+use crate::{
+    domain::{
+        id::{ExecutionId, Fence},
+        lease::{BootTime, Lease},
+        notice::LostBy,
+    },
+    instruments::{ByReason, Instruments},
 };
 
 /// One lease as its holder sees it.
@@ -62,6 +66,23 @@ impl Standing {
         let first = self.lost_by.set(by).is_ok();
         self.lost.cancel();
         first
+    }
+
+    /// It was not renewed before its deadline: tells of it, whoever of several notices that first.
+    pub fn expire(&self, instruments: &Instruments) {
+        if self.lose(LostBy::Deadline) {
+            self.tell_expired(instruments);
+        }
+    }
+
+    /// As [`Standing::expire`], of one that is lost by its deadline already.
+    pub fn tell_expired(&self, instruments: &Instruments) {
+        instruments.lease_lost.get_or_create(&ByReason { reason: "deadline" }).inc();
+        let _of_execution = self.term.log().enter();
+        error!(
+            event = "lease.lost",
+            "lease could not be renewed before its deadline: its work is stopped"
+        );
     }
 
     pub fn lost(&self) -> &CancellationToken {

@@ -135,7 +135,7 @@ impl Committer {
         let (standing, lost): (Vec<_>, Vec<_>) =
             orders.into_iter().partition(|order| order.standing.may_act(now));
         for order in lost {
-            order.standing.lose(LostBy::Deadline);
+            order.standing.expire(&self.instruments);
             reply(order, Err(LeaseLost));
         }
         if standing.is_empty() {

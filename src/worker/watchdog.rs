@@ -16,13 +16,11 @@ use std::{
     time::Duration,
 };
 
-use tracing::error;
-
 use super::leases::{Leases, Standing};
 use crate::{
     clock::boot_now,
     domain::notice::LostBy,
-    instruments::{ByReason, Instruments, as_seconds},
+    instruments::{Instruments, as_seconds},
 };
 
 /// Between looks while there are leases.
@@ -70,12 +68,7 @@ fn look(leases: &Leases, instruments: &Instruments) -> Duration {
     let deadlines = standing.iter().map(|it| it.deadline().borrow().since(now));
     let nearest = deadlines.min().unwrap_or_default();
     for standing in lost {
-        instruments.lease_lost.get_or_create(&ByReason { reason: "deadline" }).inc();
-        let _of_execution = standing.term.log().enter();
-        error!(
-            event = "lease.lost",
-            "lease could not be renewed before its deadline: its work is stopped"
-        );
+        standing.tell_expired(instruments);
     }
     if standing.is_empty() {
         instruments.lease_remaining.set(0.0);

@@ -119,7 +119,7 @@ async fn drive_and_tell(shared: &Arc<Shared>, standing: Arc<Standing>, claim: Cl
 }
 
 fn note_lost(shared: &Shared, standing: &Standing) {
-    warn!(event = "execution.lost", "lost to another worker; nothing more is written");
+    warn!(event = "execution.lost", "its lease is lost; nothing more is written");
     let by = standing.lost_by().unwrap_or(LostBy::Deadline);
     shared.notices.tell_of(&standing.lease.execution, What::ClaimLost(by));
     shared.summary.lock().expect("no panic while it is held").lost += 1;

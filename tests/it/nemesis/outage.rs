@@ -72,6 +72,7 @@ async fn an_outage_of_18_seconds_aborts_nothing_and_a_longer_one_kills_within_th
         killed.as_secs_f64()
     ));
     assert!(killed < TTL, "before anybody may take it over");
+    worker.wait_for("lease.lost");
     proxy.set(Mode::Pass);
     if is_soak() {
         wait_until("it runs again", || (starts(&workload) > 1).then_some(()));
