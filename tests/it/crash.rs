@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use orchestrator_worker::domain::definition::RecordedStep;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     contract::{
         Subject,
-        world::{HOUR, World, chain, workflow},
+        world::{HOUR, World, chain, step, workflow},
     },
     process::{Worker, binary, end_of, is_soak, json, wait_until},
 };
@@ -378,24 +379,50 @@ fn executions() -> u32 {
     if is_soak() { 10_000 } else { 60 }
 }
 
+/// Of each worker.
+const SLOTS: u32 = 10;
+
+/// A step that is done once the file is there.
+fn gated(gate: &Path) -> RecordedStep {
+    RecordedStep {
+        executor_type: Some("shell".into()),
+        shell_script: Some(format!("until [ -e '{}' ]; do sleep 0.05; done", gate.display())),
+        parameters: None,
+        ..step("gated")
+    }
+}
+
 pub async fn many_executions_on_two_workers_all_succeed_and_none_twice<S: Served>() {
     let world = World::<S>::new().await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let gate = dir.path().join("gate");
+    // One more than a worker has slots for, before all others: each gets some.
+    let first = world.apply(&workflow("first", vec![gated(&gate)])).await;
+    for _ in 0..=SLOTS {
+        world.submit(&first).await;
+    }
     let template = world.apply(&workflow("three", chain(&["one", "two", "three"]))).await;
     let count = executions();
     for _ in 0..count {
         world.submit(&template).await;
     }
-    let begin = |name| start_with(&world.subject, name, &[], &["--until-idle"]);
+    let slots = SLOTS.to_string();
+    let settings = [("ORCHESTRATOR_WORKER__SLOTS", &*slots)];
+    let begin = |name| start_with(&world.subject, name, &settings, &["--until-idle"]);
     let mut workers = [begin("a"), begin("b")];
+    for worker in &workers {
+        worker.wait_for("execution.claimed");
+    }
+    fs::write(&gate, "").expect("it can be written");
     for worker in &mut workers {
         assert!(worker.wait().success());
         assert!(worker.logged("execution.finished") > 0, "{} had its share", worker.name);
     }
 
     let ask = async |sql: &str| world.subject.one(sql).await.unwrap_or_default();
-    let steps = count * 3;
+    let (all, steps) = (count + SLOTS + 1, count * 3 + SLOTS + 1);
     let succeeded = "SELECT COUNT(*) FROM workflow_executions WHERE status='success'";
-    assert_eq!(ask(succeeded).await, count.to_string());
+    assert_eq!(ask(succeeded).await, all.to_string());
     let ran = "SELECT COUNT(*) FROM workflow_step_executions WHERE status='success'";
     assert_eq!(ask(ran).await, steps.to_string());
     assert_eq!(ask("SELECT COUNT(*) FROM ow_attempts").await, steps.to_string());
