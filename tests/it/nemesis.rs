@@ -49,6 +49,7 @@ mod place;
 mod races;
 mod record;
 mod spoiled;
+mod theirs;
 mod twin;
 mod unwatched;
 pub mod workload;

@@ -1,5 +1,6 @@
-//! How long an execution stands still when its worker goes: from a SIGKILL, and from a hand-back after
-//! SIGTERM, until another has begun its step again. 6 of each; 200 with `ORCHESTRATOR_TEST_SCALE=soak`.
+//! How long an execution stands still: from its submission until its step begins, and when its worker goes,
+//! from a SIGKILL, or from a hand-back after SIGTERM, until another has begun its step again. 6 of each; 200
+//! with `ORCHESTRATOR_TEST_SCALE=soak`.
 //!
 //! **Invariant:** figures are printed, and no test fails because one of them is large.
 
@@ -25,6 +26,7 @@ use crate::{
 };
 
 on_both_servers! {
+    what_is_submitted_begins_at_the_next_look
     what_a_killed_worker_held_goes_on_after_its_ttl
     what_a_drained_worker_hands_back_goes_on_at_the_next_look
 }
@@ -103,18 +105,24 @@ impl<S: Server> Crew<S> {
         })
     }
 
-    /// Whether others have begun all of it again.
-    fn goes_on(&self, held: &[(String, u64)]) -> bool {
-        let effects = self.workload.effects();
-        held.iter().all(|(execution, fence)| {
-            effects.iter().any(|it| it.execution == *execution && it.fence > *fence)
-        })
+    /// The newest fence under which each execution has begun.
+    fn fences(&self) -> BTreeMap<String, u64> {
+        let mut fences = BTreeMap::new();
+        for effect in self.workload.effects() {
+            let newest: &mut u64 = fences.entry(effect.execution).or_default();
+            *newest = effect.fence.max(*newest);
+        }
+        fences
     }
 
-    /// Lets workers go, some at a time, in turn, until there are enough figures: from when each
-    /// `is_gone` until others go on with all that it held.
-    async fn measure(&mut self, go: Signal, is_gone: fn(&Worker) -> bool) -> Vec<Duration> {
-        let count = if is_soak() { 200 } else { 6 };
+    /// Lets workers go, some at a time, in turn, until enough have gone: a figure for each execution that
+    /// one of them held, from when it was left until another goes on with it. `left_by` tells what a worker has
+    /// left, `None` for all.
+    async fn measure(
+        &mut self,
+        go: Signal,
+        left_by: fn(&Worker) -> Option<BTreeSet<String>>,
+    ) -> Vec<Duration> {
         let mut figures = Vec::new();
         for round in 0.. {
             let places: Vec<usize> = (0..GO).map(|n| (round * GO + n) % WORKERS).collect();
@@ -122,23 +130,29 @@ impl<S: Server> Crew<S> {
             for place in &places {
                 self.workers[*place].signal(go);
             }
-            let mut gone: BTreeMap<usize, Instant> = BTreeMap::new();
-            let mut left: BTreeSet<usize> = places.iter().copied().collect();
+            let mut left: BTreeMap<&str, Instant> = BTreeMap::new();
+            let mut goes_on = BTreeSet::new();
+            let count: usize = held.values().map(Vec::len).sum();
             wait_until("others go on", || {
-                for place in left.clone() {
-                    if is_gone(&self.workers[place]) {
-                        gone.entry(place).or_insert_with(Instant::now);
-                    }
-                    if let Some(since) = gone.get(&place)
-                        && self.goes_on(&held[&place])
-                    {
-                        figures.push(since.elapsed());
-                        left.remove(&place);
+                for (place, held) in &held {
+                    let left_by = left_by(&self.workers[*place]);
+                    let is_left = |id: &str| left_by.as_ref().is_none_or(|some| some.contains(id));
+                    for (id, _) in held.iter().filter(|(id, _)| is_left(id)) {
+                        left.entry(id).or_insert_with(Instant::now);
                     }
                 }
-                left.is_empty().then_some(())
+                let fences = self.fences();
+                for (id, fence) in held.values().flatten() {
+                    if let Some(since) = left.get(&**id)
+                        && fences[id] > *fence
+                        && goes_on.insert(id)
+                    {
+                        figures.push(since.elapsed());
+                    }
+                }
+                (goes_on.len() == count).then_some(())
             });
-            if figures.len() >= count {
+            if (round + 1) * GO >= wanted() {
                 break;
             }
             for place in places {
@@ -146,7 +160,6 @@ impl<S: Server> Crew<S> {
                 self.workers[place] = self.worker(place);
             }
         }
-        figures.sort();
         figures
     }
 
@@ -159,7 +172,13 @@ impl<S: Server> Crew<S> {
     }
 }
 
-fn tell(what: &str, figures: &[Duration]) {
+/// Submissions, or workers that go.
+fn wanted() -> usize {
+    if is_soak() { 200 } else { 6 }
+}
+
+fn tell(what: &str, figures: &mut [Duration]) {
+    figures.sort();
     let at = |percent: usize| figures[(figures.len() - 1) * percent / 100].as_secs_f64();
     say(&format!(
         "{what}: p50 {:.2} s, p99 {:.2} s, longest {:.2} s of {}",
@@ -170,19 +189,43 @@ fn tell(what: &str, figures: &[Duration]) {
     ));
 }
 
+async fn what_is_submitted_begins_at_the_next_look<S: Server>() {
+    let crew = Crew::<S>::new().await;
+    for worker in &crew.workers {
+        worker.wait_for("worker.idle");
+    }
+    let starts = || {
+        let effects = crew.workload.effects().into_iter();
+        effects.filter(|effect| effect.what == What::Start).count()
+    };
+    let mut figures = Vec::new();
+    while figures.len() < wanted() {
+        assert!(crew.workload.submit(&crew.world.a, LONG).await);
+        let since = Instant::now();
+        wait_until("it begins", || (starts() > figures.len()).then_some(()));
+        figures.push(since.elapsed());
+    }
+    tell(&format!("{}: from a submission until its step begins", S::NAME), &mut figures);
+    assert_eq!(starts(), figures.len(), "each began once");
+}
+
 async fn what_a_killed_worker_held_goes_on_after_its_ttl<S: Server>() {
     let mut crew = Crew::<S>::new().await;
-    let figures = crew.measure(Signal::KILL, |_| true).await;
-    tell(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &figures);
+    let mut figures = crew.measure(Signal::KILL, |_| None).await;
+    tell(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &mut figures);
     assert!(figures[0] > Duration::from_secs(5), "a lease that was just renewed is not taken");
     assert!(crew.lost("lost/lease_expired").await >= 3);
 }
 
 async fn what_a_drained_worker_hands_back_goes_on_at_the_next_look<S: Server>() {
     let mut crew = Crew::<S>::new().await;
-    let is_gone = |worker: &Worker| worker.logged("execution.handed_back") > 0;
-    let figures = crew.measure(Signal::TERM, is_gone).await;
-    tell(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &figures);
+    let handed_back = |worker: &Worker| {
+        let lines = worker.lines().into_iter();
+        let such = lines.filter(|line| line["event"] == "execution.handed_back");
+        Some(such.filter_map(|line| Some(line["execution.id"].as_str()?.to_owned())).collect())
+    };
+    let mut figures = crew.measure(Signal::TERM, handed_back).await;
+    tell(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &mut figures);
     assert!(crew.lost("drained/-").await >= 3);
     assert_eq!(crew.lost("lost/lease_expired").await, 0, "no lease had to run out");
 }

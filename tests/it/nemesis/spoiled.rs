@@ -1,52 +1,33 @@
-//! Whether the checker would notice: workers whose guards are taken out on the wire, and a guardian
-//! that is not there.
+//! Whether the checker would notice: workers whose guards are taken out of their statements on the wire.
 //!
 //! **Invariant:** each scene without a mutation shows nothing; so it is the missing guard that is
 //! found, and nothing else.
 
+use std::thread;
+
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
-    domain::{
-        definition::RecordedStep,
-        recovery::{Cause, TakeOver},
-    },
+    domain::{definition::RecordedStep, id::ExecutionId, recovery::Cause},
     ports::{
         control::Control,
-        executions::{Advance, Advanced, Batch, Claim, Claimant, ExecutionStore, StepStart},
+        executions::{Advance, Advanced, Claim, StepStart},
     },
 };
-
-use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::Instant;
 
 use super::{
-    history::{self, Effect, Rule, Violation, What, violations},
-    workload::{LONG, Workload, rows},
+    history::{Effect, Rule, Violation, What, violations},
+    say,
+    workload::rows,
 };
 use crate::{
     contract::{world::*, writes::*},
     mysql::{Database, Server},
-    process::{Worker, wait_until},
     proxy::{Proxy, Spoil},
-    stores::on_both_servers,
 };
 
-on_both_servers! {
-    a_late_success_that_no_fence_stops_is_found
-    late_successes_together_that_no_fence_stops_are_found
-    a_late_end_that_no_fence_stops_is_found
-    a_late_start_that_no_fence_stops_is_found
-    a_late_hand_back_that_no_fence_stops_is_found
-    a_late_retry_that_no_fence_stops_is_found
-    a_second_takeover_that_nothing_stops_is_found
-    a_success_of_what_waits_under_a_newer_fence_is_found
-    a_copy_of_an_end_that_no_attempt_stops_is_found
-    a_copy_of_a_start_that_no_status_stops_is_found
-    a_copy_of_a_start_that_no_attempt_stops_is_found
-    a_late_skip_that_no_fence_stops_is_found
-    late_output_that_no_status_stops_is_found
-    an_end_over_a_cancellation_that_no_status_stops_is_found
-    a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found
-}
+mod executions;
+mod steps;
 
 /// An execution of two steps, `one` and then `two`, whose first owner comes too late for everything.
 struct Scene<S: Server> {
@@ -111,11 +92,24 @@ impl<S: Server> Scene<S> {
         });
     }
 
+    /// Somebody cancels it.
+    async fn cancel(&mut self, claim: &Claim) {
+        self.notes(What::Asked, claim);
+        self.world.b.cancel(&claim.lease.execution).await.expect("it is cancelled");
+        self.notes(What::Promised, claim);
+    }
+
     /// Another has watched it stand still, and goes on with what it had begun.
     async fn take_over(&mut self, from: &Claim, step: &str) -> Claim {
         let claim = only(self.world.b_takes_over(&from.lease.execution, Cause::LeaseExpired).await);
         self.does(What::Start, &claim, step);
         claim
+    }
+
+    /// Another ends what was cancelled, and whose owner is gone.
+    async fn bury(&self, id: &ExecutionId) {
+        let tidied = self.world.b_takes_over(id, Cause::LeaseExpired).await.tidied;
+        assert!(tidied.contains(id), "{tidied:?}");
     }
 
     fn does(&mut self, what: What, claim: &Claim, step: &str) {
@@ -157,310 +151,36 @@ impl<S: Server> Scene<S> {
         send(&self.world.b, &sent).await.ok();
     }
 
-    async fn judge(self, mutated: bool) -> Vec<Violation> {
-        assert_eq!(self.proxy.spoilt() > 0, mutated, "the statement was met on its way");
+    async fn judge(&self) -> Vec<Violation> {
         let url = self.world.subject.url(None);
         let rows = rows(&url, |_| vec![("two".into(), vec!["one".into()])]).await;
         violations(&self.effects, &rows.expect("the tables"))
     }
 }
 
-/// Plays a scene with and without the guard.
-macro_rules! found {
-    ($server:ty, $scene:ident, [$($spoil:expr),*], $rule:pat) => {
-        let mut scene = Scene::<$server>::new(Vec::new()).await;
-        $scene(&mut scene).await;
-        assert_eq!(scene.judge(false).await, [], "with all guards");
-        let mut scene = Scene::<$server>::new(vec![$($spoil),*]).await;
-        $scene(&mut scene).await;
-        let found = scene.judge(true).await;
-        assert!(found.iter().any(|it| matches!(it.rule, $rule)), "{found:?}");
-    };
+/// Plays a scene with all guards, and without these: only then something is found.
+async fn found<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoils: &[Spoil], rule: Rule) {
+    let mut scene = Scene::<S>::new(Vec::new()).await;
+    play(&mut scene).await;
+    assert_eq!(scene.judge().await, [], "with all guards");
+    let since = Instant::now();
+    let mut scene = Scene::<S>::new(spoils.to_vec()).await;
+    play(&mut scene).await;
+    assert!(scene.proxy.spoilt() > 0, "no statement with such a guard was met on its way");
+    let found = scene.judge().await;
+    assert!(found.iter().any(|it| it.rule == rule), "{found:?}");
+    tell(rule, since);
 }
 
-async fn a_late_success_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let late = scene.end(&first, "one");
-        let mut second = scene.take_over(&first, "one").await;
-        scene.finish(&mut second).await;
-        send(&scene.late, &late).await.ok();
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
-        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
-    );
-    found!(S, scene, [spoil], Rule::ForeignOutput);
+/// Says how long it took to find what the test that runs is about.
+pub(super) fn tell(rule: Rule, since: Instant) {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    say(&format!("{test}: {rule:?} after {:.1} s", since.elapsed().as_secs_f64()));
 }
 
-async fn late_successes_together_that_no_fence_stops_are_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut late = Vec::new();
-        for _ in 0..2 {
-            let first = scene.claim().await;
-            late.push(scene.end(&first, "one"));
-            let mut second = scene.take_over(&first, "one").await;
-            scene.finish(&mut second).await;
-        }
-        scene.late.advance(&late).await;
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?) OR (id=? AND ow_fence=?)) AND ow_attempt=? \
-         AND status IN ('running', ?)",
-        "WHERE ((id=? AND (ow_fence=? OR 1)) OR (id=? AND (ow_fence=? OR 1))) \
-         AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
-    );
-    found!(S, scene, [spoil], Rule::ForeignOutput);
-}
-
-async fn a_late_end_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let mut second = scene.take_over(&first, "one").await;
-        let late = Advance { finish: Some(failure()), ..advance(&first) };
-        send(&scene.late, &late).await.ok();
-        scene.finish(&mut second).await;
-    }
-    let spoil = Spoil(
-        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND status IN ('running', ?)",
-        "ow_owner='' WHERE ((id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1))) \
-         AND status IN ('running', ?)",
-    );
-    found!(S, scene, [spoil], Rule::NotEnded);
-}
-
-async fn a_late_start_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut first = scene.claim().await;
-        let end = scene.end(&first, "one");
-        assert_eq!(send(&scene.late, &end).await, Ok(Advanced::Recorded));
-        let mut late = advance(&first);
-        late.started.push(start(&first, "two"));
-        let second = scene.take_over(&first, "two").await;
-        if send(&scene.late, &late).await == Ok(Advanced::Recorded) {
-            scene.begins(&mut first, &late.started[0], "two");
-        }
-        let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
-        send(&scene.world.b, &sent).await.ok();
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?)) AND (status IS NULL OR status NOT IN \
-         ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
-        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (status IS NULL OR status NOT IN \
-         ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
-    );
-    found!(S, scene, [spoil], Rule::Overlap);
-}
-
-async fn a_late_hand_back_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let mut second = scene.take_over(&first, "one").await;
-        if hand_back(&scene.late, &first).await == Ok(Advanced::Recorded) {
-            let execution = &first.lease.execution;
-            let third = only(scene.world.b_takes_over(execution, Cause::Released).await);
-            scene.does(What::Start, &third, "one");
-        }
-        scene.finish(&mut second).await;
-    }
-    let spoil = Spoil(
-        "WHERE id=? AND ow_fence=? AND ow_claim=? AND status='running'",
-        "WHERE id=? AND (ow_fence=? OR 1) AND (ow_claim=? OR 1) AND status='running'",
-    );
-    found!(S, scene, [spoil], Rule::Overlap);
-}
-
-async fn a_late_retry_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let second = scene.take_over(&first, "one").await;
-        let late = Advance { retrying: vec![retry(&first, "one")], ..advance(&first) };
-        send(&scene.late, &late).await.ok();
-        let mut third = scene.take_over(&second, "one").await;
-        scene.finish(&mut third).await;
-    }
-    let spoil = Spoil(
-        "WHERE id=? AND ow_fence=? AND status='running' AND (ow_attempt=? OR (ow_attempt=? AND \
-         ow_key_gen=? AND retry_count=?))",
-        "WHERE id=? AND (ow_fence=? OR 1) AND status='running' AND (ow_attempt=? OR 1 OR \
-         (ow_attempt=? AND ow_key_gen=? AND retry_count=?))",
-    );
-    found!(S, scene, [spoil], Rule::Key);
-}
-
-async fn a_second_takeover_that_nothing_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let seen = scene.world.held(&first.lease.execution).await.expect("it is held");
-        let mut second = scene.take_over(&first, "one").await;
-        let stale = TakeOver { seen, cause: Cause::LeaseExpired };
-        let batch: Batch = scene.late.take_over(&who("c"), &[stale]).await.expect("an answer");
-        if let Some(third) = batch.claims.first() {
-            scene.does(What::Start, third, "one");
-        }
-        scene.finish(&mut second).await;
-    }
-    // The execution's row and the lock row each stop it alone.
-    let row = Spoil(
-        "(id=? AND ow_fence=? AND ow_owner=?)",
-        "(id=? AND (ow_fence=? OR 1) AND (ow_owner=? OR 1))",
-    );
-    let lock = Spoil(
-        "WHERE lock_key=? AND ((ow_fence=? AND ow_beat=? AND ow_fence > 0)",
-        "WHERE lock_key=? AND (((ow_fence=? OR 1) AND (ow_beat=? OR 1) AND ow_fence > 0)",
-    );
-    found!(S, scene, [row, lock], Rule::Overlap);
-}
-
-async fn a_success_of_what_waits_under_a_newer_fence_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim_of(fan(&["one", "beside"])).await;
-        let late = scene.end(&first, "beside");
-        // Whoever takes it over begins one step at a time.
-        let seen = scene.world.held(&first.lease.execution).await.expect("it is held");
-        let slow = Claimant { steps_at_once: 1, ..who("b") };
-        let gone = TakeOver { seen, cause: Cause::LeaseExpired };
-        let mut second = only(scene.world.b.take_over(&slow, &[gone]).await.expect("an answer"));
-        scene.does(What::Start, &second, "one");
-        send(&scene.late, &late).await.ok();
-        scene.finish_with(&mut second, "beside").await;
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
-        "WHERE ((id=? AND (ow_fence=? OR 1))) AND ow_attempt=? AND status IN ('running', ?)",
-    );
-    found!(S, scene, [spoil], Rule::ForeignOutput);
-}
-
-async fn a_copy_of_an_end_that_no_attempt_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut first = scene.claim().await;
-        let mut copy = succeeded(&first, "one");
-        copy.output = Some(format!("{} 1", first.lease.fence));
-        scene.try_again(&mut first).await;
-        scene.finish(&mut first).await;
-        send(&scene.late, &Advance { ended: vec![copy], ..advance(&first) }).await.ok();
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?)) AND ow_attempt=? AND status IN ('running', ?)",
-        "WHERE ((id=? AND ow_fence=?)) AND (ow_attempt=? OR 1) AND status IN ('running', ?)",
-    );
-    found!(S, scene, [spoil], Rule::ForeignOutput);
-}
-
-async fn a_copy_of_a_start_that_no_status_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut first = scene.claim().await;
-        let copy = StepStart::of(slot(&first, "one"));
-        scene.finish(&mut first).await;
-        send(&scene.late, &Advance { started: vec![copy], ..advance(&first) }).await.ok();
-    }
-    let spoil = Spoil(
-        "AND (status IS NULL OR status NOT IN ('success','failed','skipped')) AND ow_attempt IN (?, ?)",
-        "AND ow_attempt IN (?, ?)",
-    );
-    found!(S, scene, [spoil], Rule::NotEnded);
-}
-
-async fn a_copy_of_a_start_that_no_attempt_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut first = scene.claim().await;
-        let copy = StepStart::of(slot(&first, "one"));
-        scene.try_again(&mut first).await;
-        send(&scene.late, &Advance { started: vec![copy], ..advance(&first) }).await.ok();
-        scene.finish(&mut first).await;
-    }
-    let spoil = Spoil("AND ow_attempt IN (?, ?)", "AND (ow_attempt IN (?, ?) OR 1)");
-    found!(S, scene, [spoil], Rule::NotEnded);
-}
-
-async fn a_late_skip_that_no_fence_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        let mut second = scene.take_over(&first, "one").await;
-        let late = Advance { skipped: vec![skip(&first, "two")], ..advance(&first) };
-        send(&scene.late, &late).await.ok();
-        scene.finish(&mut second).await;
-    }
-    let spoil = Spoil(
-        "WHERE ((id=? AND ow_fence=?)) AND (status IS NULL OR status NOT IN \
-         ('success','failed','running'))",
-        "WHERE ((id=? AND (ow_fence=? OR 1))) AND (status IS NULL OR status NOT IN \
-         ('success','failed','running'))",
-    );
-    found!(S, scene, [spoil], Rule::NotEnded);
-}
-
-async fn late_output_that_no_status_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let mut first = scene.claim().await;
-        let one = slot(&first, "one").clone();
-        scene.finish(&mut first).await;
-        let noted = scene.late.note_output(&first.lease, &one.id, one.attempt, "half of it").await;
-        noted.expect("an answer");
-    }
-    let spoil = Spoil(
-        "WHERE id=? AND ow_fence=? AND ow_attempt=? AND status='running'",
-        "WHERE id=? AND ow_fence=? AND ow_attempt=?",
-    );
-    found!(S, scene, [spoil], Rule::ForeignOutput);
-}
-
-async fn an_end_over_a_cancellation_that_no_status_stops_is_found<S: Server>() {
-    async fn scene<S: Server>(scene: &mut Scene<S>) {
-        let first = scene.claim().await;
-        scene.notes(What::Asked, &first);
-        scene.world.b.cancel(&first.lease.execution).await.expect("it is cancelled");
-        scene.notes(What::Promised, &first);
-        let end = Advance { finish: Some(failure()), ..advance(&first) };
-        send(&scene.late, &end).await.expect("it is ours");
-    }
-    let spoil = Spoil(
-        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND status IN ('running', ?)",
-        "ow_owner='' WHERE ((id=? AND ow_fence=? AND ow_claim=?)) AND (status IN ('running', ?) OR 1)",
-    );
-    found!(S, scene, [spoil], Rule::NotCancelled);
-}
-
-/// The guardians of a worker's scripts, as `/proc` has its children.
-fn guardians(worker: u32) -> Vec<Pid> {
-    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
-    let children = threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let pids: Vec<i32> = children
-        .flat_map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>())
-        .filter_map(Result::ok)
-        .collect();
-    pids.into_iter().filter_map(Pid::from_raw).collect()
-}
-
-async fn a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found<S: Server>() {
-    let world = World::<Database<S>>::new().await;
-    let (url, workload) = (world.subject.url(None), Workload::new());
-    workload.apply(&world.a).await;
-    let frozen = Worker::start(&url, "a", &[]);
-    frozen.wait_for("worker.started");
-    assert!(workload.submit(&world.a, LONG).await);
-    wait_until("the script runs", || workload.has_begun().then_some(()));
-    frozen.signal(Signal::STOP);
-    let guardians = guardians(frozen.pid());
-    assert_eq!(guardians.len(), 1);
-    kill_process(guardians[0], Signal::KILL).expect("it is there");
-
-    let _second = Worker::start(&url, "b", &[]);
-    let overlap = wait_until("both run", || {
-        let rows = history::Rows::default();
-        violations(&workload.effects(), &rows).into_iter().find(|it| it.rule == Rule::Overlap)
-    });
-    assert!(overlap.how.starts_with("Tick under"), "{overlap}");
-    // It wakes, and kills what the guardian has left: the first script never comes to its end.
-    frozen.signal(Signal::CONT);
-    frozen.wait_for("execution.lost");
-    let ends = wait_until("the second script's end", || {
-        let ends: Vec<Effect> =
-            workload.effects().into_iter().filter(|effect| effect.what == What::End).collect();
-        (!ends.is_empty()).then_some(ends)
-    });
-    assert_eq!(ends.iter().map(|end| end.attempt).collect::<Vec<_>>(), [2]);
+/// Plays a scene without one of several guards of the same thing: another one stops it.
+async fn harmless<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoil: Spoil) {
+    let mut scene = Scene::<S>::new(vec![spoil]).await;
+    play(&mut scene).await;
+    assert_eq!(scene.judge().await, [], "without {:?}", spoil.0);
 }

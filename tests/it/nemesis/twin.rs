@@ -66,11 +66,21 @@ impl Twin {
     }
 
     pub async fn run(&mut self, execution: &str) -> Fared {
-        let sql = format!("SELECT status FROM workflow_executions WHERE id='{execution}'");
-        let status: Option<String> = self.rows(&sql).await.first().and_then(|row| row.get(0));
-        if status.as_deref() != Some("pending") {
+        if !self.finds_pending(execution).await {
             return Fared::GaveUp;
         }
+        self.run_found(execution).await
+    }
+
+    /// The first that it asks.
+    pub async fn finds_pending(&mut self, execution: &str) -> bool {
+        let sql = format!("SELECT status FROM workflow_executions WHERE id='{execution}'");
+        let status: Option<String> = self.rows(&sql).await.first().and_then(|row| row.get(0));
+        status.as_deref() == Some("pending")
+    }
+
+    /// All that comes after it.
+    pub async fn run_found(&mut self, execution: &str) -> Fared {
         self.clean().await;
         let key = format!("workflow_execution:{execution}");
         if !self.lock(&key).await {

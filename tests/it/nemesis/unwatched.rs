@@ -1,5 +1,6 @@
-//! Whether the checker would notice that nobody ends an HTTP request, or a function, whose lease is over:
-//! workers in this process, one of which is cut off from the database, with its watchdog and without.
+//! Whether the checker would notice that nobody ends what runs on when its lease is over: the script of a
+//! frozen worker, with its guardian and without; a request or a function of a worker that is cut off from the
+//! database, with its watchdog and without.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,6 +18,7 @@ use orchestrator_worker::{
     ports::runner::{Attempt, Outcome, StepRunner},
     worker::{Settings, Shutdown, Worker, health::Health},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -27,15 +29,19 @@ use super::{
     faults::TTL,
     history::{Effect, Rows, Rule, Violation, What, violations},
     shown,
+    spoiled::tell,
+    workload::{LONG, Workload},
 };
 use crate::{
     contract::world::{World, step, workflow},
     mysql::{Database, Server},
+    process::{Worker as Process, wait_until},
     proxy::{Mode, Proxy},
     stores::on_both_servers,
 };
 
 on_both_servers! {
+    a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found
     a_request_that_outlives_its_lease_without_a_watchdog_is_found
 }
 
@@ -144,9 +150,67 @@ async fn cut_off<S: Server>(is_watched: bool) -> Vec<Violation> {
 }
 
 async fn a_request_that_outlives_its_lease_without_a_watchdog_is_found<S: Server>() {
-    let is_overlap = |it: &Violation| it.rule == Rule::Overlap;
     let found = cut_off::<S>(true).await;
     assert!(!found.iter().any(is_overlap), "with a watchdog: {}", shown(&found));
+    let since = Instant::now();
     let found = cut_off::<S>(false).await;
     assert!(found.iter().any(is_overlap), "without: {}", shown(&found));
+    tell(Rule::Overlap, since);
+}
+
+/// The guardians of a worker's scripts, as `/proc` has its children.
+fn guardians(worker: u32) -> Vec<Pid> {
+    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).expect("it runs");
+    let children = threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let pids: Vec<i32> = children
+        .flat_map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>())
+        .filter_map(Result::ok)
+        .collect();
+    pids.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// A worker freezes in the middle of a script, and another goes on with it.
+async fn frozen<S: Server>(is_guarded: bool) -> Vec<Violation> {
+    let world = World::<Database<S>>::new().await;
+    let (url, workload) = (world.subject.url(None), Workload::new());
+    workload.apply(&world.a).await;
+    let frozen = Process::start(&url, "a", &[]);
+    frozen.wait_for("worker.started");
+    assert!(workload.submit(&world.a, LONG).await);
+    wait_until("the script runs", || workload.has_begun().then_some(()));
+    frozen.signal(Signal::STOP);
+    let guardians = guardians(frozen.pid());
+    assert_eq!(guardians.len(), 1);
+    if !is_guarded {
+        kill_process(guardians[0], Signal::KILL).expect("it is there");
+    }
+
+    let _second = Process::start(&url, "b", &[]);
+    let done = |what: What, attempt: u32| {
+        let effects = workload.effects().into_iter();
+        effects.filter(|effect| (effect.what, effect.attempt) == (what, attempt)).count()
+    };
+    // Ten ticks: a second in which the first one could still write.
+    wait_until("the second script runs", || (done(What::Tick, 2) >= 10).then_some(()));
+    // It wakes, and kills what the guardian has left: the first script never comes to its end.
+    frozen.signal(Signal::CONT);
+    frozen.wait_for("execution.lost");
+    wait_until("the second script ends", || (done(What::End, 2) > 0).then_some(()));
+    assert_eq!(done(What::End, 1), 0);
+    violations(&workload.effects(), &Rows::default())
+}
+
+fn is_overlap(violation: &Violation) -> bool {
+    violation.rule == Rule::Overlap
+}
+
+async fn a_script_that_outlives_its_frozen_worker_without_a_guardian_is_found<S: Server>() {
+    let found = frozen::<S>(true).await;
+    assert!(!found.iter().any(is_overlap), "with a guardian: {}", shown(&found));
+    let since = Instant::now();
+    let found = frozen::<S>(false).await;
+    assert!(found.iter().any(is_overlap), "without: {}", shown(&found));
+    tell(Rule::Overlap, since);
 }
