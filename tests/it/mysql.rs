@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use crate::contract::{Row, Subject};
 
 mod backlog;
+mod costs;
 mod doctor;
 mod guard;
 pub mod least;
@@ -27,6 +28,7 @@ mod prepared;
 mod races;
 pub mod renamed;
 mod renewal;
+mod restored;
 mod takeover;
 
 /// One of the servers.

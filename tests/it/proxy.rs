@@ -51,12 +51,14 @@ pub const COMMIT: &str = "\u{3}COMMIT";
 #[derive(Clone, Copy, Debug)]
 pub struct Spoil(pub &'static str, pub &'static str);
 
+const QUERY: u8 = 0x03;
+const PREPARE: u8 = 0x16;
+const EXECUTE: u8 = 0x17;
+
 impl Spoil {
     /// The request with the guard taken out, if it is one that holds it: a whole packet of MySQL's
     /// protocol (three bytes of length, a number, the command), a query or one to prepare.
     fn of(self, request: &[u8]) -> Option<Vec<u8>> {
-        const QUERY: u8 = 0x03;
-        const PREPARE: u8 = 0x16;
         let [a, b, c, number, command @ (QUERY | PREPARE), text @ ..] = request else {
             return None;
         };
@@ -83,6 +85,7 @@ pub struct Proxy {
     open: watch::Receiver<usize>,
     made: Arc<AtomicUsize>,
     spoilt: Arc<AtomicUsize>,
+    asked: Arc<Asked>,
     upstream: watch::Sender<SocketAddr>,
     _accepting: JoinSet<()>,
 }
@@ -93,6 +96,25 @@ struct Shared {
     open: watch::Sender<usize>,
     spoils: Vec<Spoil>,
     spoilt: Arc<AtomicUsize>,
+    asked: Arc<Asked>,
+}
+
+/// What came by in MySQL's protocol.
+#[derive(Default)]
+struct Asked {
+    statements: AtomicUsize,
+    commits: AtomicUsize,
+}
+
+impl Asked {
+    fn count(&self, request: &[u8]) {
+        if let [_, _, _, 0, QUERY | EXECUTE, ..] = request {
+            self.statements.fetch_add(1, Ordering::SeqCst);
+        }
+        if request.get(4..) == Some(COMMIT.as_bytes()) {
+            self.commits.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Shared {
@@ -140,9 +162,15 @@ impl Proxy {
         let (open, is_open) = watch::channel(0);
         let made = Arc::new(AtomicUsize::new(0));
         let spoilt = Arc::new(AtomicUsize::new(0));
-        let counter = spoilt.clone();
-        let shared =
-            Arc::new(Shared { mode: mode.clone(), silenced, open, spoils, spoilt: counter });
+        let asked = Arc::new(Asked::default());
+        let shared = Arc::new(Shared {
+            mode: mode.clone(),
+            silenced,
+            open,
+            spoils,
+            spoilt: spoilt.clone(),
+            asked: asked.clone(),
+        });
         let mut accepting = JoinSet::new();
         let (upstream, leads_to) = watch::channel(upstream);
         accepting.spawn(accept(listener, leads_to, shared, made.clone()));
@@ -153,6 +181,7 @@ impl Proxy {
             open: is_open,
             made,
             spoilt,
+            asked,
             upstream,
             _accepting: accepting,
         }
@@ -174,6 +203,16 @@ impl Proxy {
     /// Statements that have lost a guard so far.
     pub fn spoilt(&self) -> usize {
         self.spoilt.load(Ordering::SeqCst)
+    }
+
+    /// Statements that came by so far, those that end a transaction among them.
+    pub fn statements(&self) -> usize {
+        self.asked.statements.load(Ordering::SeqCst)
+    }
+
+    /// Commits of transactions that came by so far.
+    pub fn commits(&self) -> usize {
+        self.asked.commits.load(Ordering::SeqCst)
     }
 
     /// Whether it passes everything, but for connections that are silent for good.
@@ -246,6 +285,7 @@ async fn upwards(
     let mut is_lost = false;
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let request = &buffer[..length];
+        shared.asked.count(request);
         let mode = shared.mode.borrow().clone();
         let holds = |text: &str| request.windows(text.len()).any(|part| part == text.as_bytes());
         let strikes = match &mode {
