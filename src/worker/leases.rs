@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::spans::Term;
 use crate::{
@@ -83,6 +83,20 @@ impl Standing {
             event = "lease.lost",
             "lease could not be renewed before its deadline: its work is stopped"
         );
+    }
+
+    /// The database has refused a write because there is a newer holder: counts it, and tells of it, whoever of
+    /// several notices that first.
+    pub fn refuse(&self, instruments: &Instruments) {
+        instruments.fenced_writes.inc();
+        if self.lose(LostBy::Taken) {
+            instruments.lease_lost.get_or_create(&ByReason { reason: "fenced" }).inc();
+            let _of_execution = self.term.log().enter();
+            warn!(
+                event = "lease.fenced",
+                "a write was refused because the execution has a newer holder"
+            );
+        }
     }
 
     pub fn lost(&self) -> &CancellationToken {

@@ -150,7 +150,7 @@ impl Committer {
                     reply(order, Ok(advanced));
                 }
                 Err(AdvanceError::Fenced) => {
-                    self.note_fenced(&order.standing);
+                    order.standing.refuse(&self.instruments);
                     reply(order, Err(LeaseLost));
                 }
                 Err(AdvanceError::Store(StoreError::Data(problem))) if order.bare => {
@@ -195,18 +195,6 @@ impl Committer {
             );
         }
         reply(order, Err(LeaseLost));
-    }
-
-    fn note_fenced(&self, standing: &Standing) {
-        self.instruments.fenced_writes.inc();
-        if standing.lose(LostBy::Taken) {
-            self.instruments.lease_lost.get_or_create(&ByReason { reason: "fenced" }).inc();
-            let _of_execution = standing.term.log().enter();
-            warn!(
-                event = "lease.fenced",
-                "a write was refused because the execution has a newer holder"
-            );
-        }
     }
 }
 

@@ -144,8 +144,7 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
                 return;
             }
             Some(Err(AdvanceError::Fenced)) | None => {
-                shared.instruments.fenced_writes.inc();
-                standing.lose(LostBy::Taken);
+                standing.refuse(&shared.instruments);
                 break;
             }
             Some(Err(AdvanceError::Store(error))) => {
@@ -154,5 +153,6 @@ async fn give_back(shared: &Shared, standing: &Standing, hand_back: HandBack) {
             }
         }
     }
+    standing.expire(&shared.instruments);
     note_lost(shared, standing);
 }
