@@ -279,6 +279,10 @@ on_both! {
     backlog {
         a_claim_reads_no_row_of_a_held_backlog
     }
+    costs {
+        a_batch_of_50_takes_15_statements_to_claim_and_6_to_end
+        a_chain_of_five_steps_takes_six_commits
+    }
     doctor {
         the_grants_that_are_named_are_what_a_worker_needs_and_no_more_is_asked
         tables_that_a_user_may_not_see_are_not_made_but_granted
@@ -335,6 +339,7 @@ on_both! {
         a_worker_at_work_takes_nothing_more_from_tables_that_need_a_newer_one
     }
     races {
+        an_advance_that_a_deadlock_undid_is_sent_again
         a_success_that_is_committed_during_a_takeover_is_not_run_again
         a_write_that_waited_behind_a_takeover_is_refused
         an_end_that_waited_behind_a_cancellation_is_recorded_as_cancelled
@@ -347,6 +352,9 @@ on_both! {
     renamed {
         doctor_and_grants_name_the_lock_table_as_it_is_called
         a_table_of_the_usual_name_beside_it_is_left_alone
+    }
+    restored {
+        a_restored_backup_is_waited_out_and_goes_on_as_it_was_but_for_what_was_cancelled
     }
     takeover {
         an_execution_that_cannot_be_taken_over_is_failed_with_all_that_is_open_of_it

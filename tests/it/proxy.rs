@@ -107,12 +107,18 @@ struct Asked {
 }
 
 impl Asked {
-    fn count(&self, request: &[u8]) {
-        if let [_, _, _, 0, QUERY | EXECUTE, ..] = request {
-            self.statements.fetch_add(1, Ordering::SeqCst);
-        }
-        if request.get(4..) == Some(COMMIT.as_bytes()) {
-            self.commits.fetch_add(1, Ordering::SeqCst);
+    /// What was read at one time: whole packets, but for the end of a last one that is long.
+    fn count(&self, mut packets: &[u8]) {
+        while let [a, b, c, number, packet @ ..] = packets {
+            let length = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
+            let (packet, rest) = packet.split_at(length.min(packet.len()));
+            if *number == 0 && matches!(packet, [QUERY | EXECUTE, ..]) {
+                self.statements.fetch_add(1, Ordering::SeqCst);
+            }
+            if packet == COMMIT.as_bytes() {
+                self.commits.fetch_add(1, Ordering::SeqCst);
+            }
+            packets = rest;
         }
     }
 }

@@ -107,6 +107,21 @@ async fn a_worker_does_not_start_on_a_server_that_cannot_keep_the_protocol_and_n
         server.exec(mended).await;
     }
     assert!(run(&url, ["migrate"]).status.success());
+    let lock = "ALTER TABLE refused.distributed_locks";
+    for (change, told_of, mended) in [
+        ("ENGINE=MEMORY", "distributed_locks is kept by MEMORY", "ENGINE=InnoDB"),
+        (
+            "DROP KEY idx_distributed_locks_lock_key",
+            "unique",
+            "ADD UNIQUE KEY idx_distributed_locks_lock_key (lock_key)",
+        ),
+    ] {
+        server.exec(&format!("{lock} {change}")).await;
+        let (code, told) = start();
+        assert!(told.contains(told_of), "{told}");
+        assert_eq!(code, Some(1));
+        server.exec(&format!("{lock} {mended}")).await;
+    }
     let (code, told) = start();
     assert_eq!(code, Some(0), "{told}");
 }

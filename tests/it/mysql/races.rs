@@ -10,7 +10,7 @@ use orchestrator_worker::{
     domain::recovery::{Cause, TakeOver},
     ports::executions::{Advance, AdvanceError, Advanced, Claim, ExecutionStore},
 };
-use sqlx::{MySqlConnection, raw_sql};
+use sqlx::{AssertSqlSafe, MySqlConnection, raw_sql};
 use tokio::{sync::watch, time::timeout};
 
 use super::{Database, Server};
@@ -58,6 +58,44 @@ async fn after<S: Server, T>(
         .await
         .expect("one of both went on for ever");
     answer
+}
+
+/// Rows that a transaction changes so that another is the lighter one, which a deadlock undoes.
+const WEIGHT: usize = 1_000;
+
+/// Two ends in one transaction, which takes the rows by their ids, meet one that takes them the other way round.
+pub async fn an_advance_that_a_deadlock_undid_is_sent_again<S: Server>() {
+    let world = World::<Database<S>>::new().await;
+    let mut held = [world.a_claims(chain(&["one"])).await, world.a_claims(chain(&["one"])).await];
+    held.sort_by(|a, b| a.lease.execution.cmp(&b.lease.execution));
+    let touch = |claim: &Claim| {
+        let id = &claim.lease.execution;
+        format!("UPDATE workflow_executions SET updated_at=updated_at WHERE id='{id}'")
+    };
+    world.subject.exec("CREATE TABLE weight (n INT PRIMARY KEY)").await;
+    let rows: Vec<String> = (0..WEIGHT).map(|n| format!("({n})")).collect();
+    let weigh = format!("INSERT INTO weight VALUES {}", rows.join(","));
+    let mut other = world.subject.open_transaction(&[weigh, touch(&held[1])]).await;
+    let end = |claim: &Claim| Advance {
+        ended: vec![succeeded(claim, "one")],
+        finish: Some(success()),
+        ..advance(claim)
+    };
+    let ends: Vec<Advance> = held.iter().map(end).collect();
+    let crossing = async {
+        while !somebody_waits(&world.subject).await {}
+        let crossed = raw_sql(AssertSqlSafe(touch(&held[0]))).execute(&mut other).await;
+        crossed.expect("the heavier one goes on");
+        raw_sql("COMMIT").execute(&mut other).await.expect("it is committed");
+    };
+    let (answers, ()) = timeout(CEILING, async { tokio::join!(world.a.advance(&ends), crossing) })
+        .await
+        .expect("one of both went on for ever");
+    assert_eq!(answers, [Ok(Advanced::Recorded), Ok(Advanced::Recorded)]);
+    let report = world.subject.rows("SHOW ENGINE INNODB STATUS").await.remove(0).remove("Status");
+    let report = report.flatten().unwrap_or_default();
+    let deadlock = report.split("LATEST DETECTED DEADLOCK").nth(1).unwrap_or_default();
+    assert!(deadlock.contains(&world.subject.name), "the server has seen it: {report}");
 }
 
 /// What a takeover by another does to an execution and its steps.

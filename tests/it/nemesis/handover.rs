@@ -160,6 +160,7 @@ impl<S: Server> Crew<S> {
                 self.workers[place] = self.worker(place);
             }
         }
+        figures.sort();
         figures
     }
 
@@ -177,8 +178,8 @@ fn wanted() -> usize {
     if is_soak() { 200 } else { 6 }
 }
 
-fn tell(what: &str, figures: &mut [Duration]) {
-    figures.sort();
+/// Of figures in their order.
+fn tell(what: &str, figures: &[Duration]) {
     let at = |percent: usize| figures[(figures.len() - 1) * percent / 100].as_secs_f64();
     say(&format!(
         "{what}: p50 {:.2} s, p99 {:.2} s, longest {:.2} s of {}",
@@ -205,14 +206,15 @@ async fn what_is_submitted_begins_at_the_next_look<S: Server>() {
         wait_until("it begins", || (starts() > figures.len()).then_some(()));
         figures.push(since.elapsed());
     }
-    tell(&format!("{}: from a submission until its step begins", S::NAME), &mut figures);
+    figures.sort();
+    tell(&format!("{}: from a submission until its step begins", S::NAME), &figures);
     assert_eq!(starts(), figures.len(), "each began once");
 }
 
 async fn what_a_killed_worker_held_goes_on_after_its_ttl<S: Server>() {
     let mut crew = Crew::<S>::new().await;
-    let mut figures = crew.measure(Signal::KILL, |_| None).await;
-    tell(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &mut figures);
+    let figures = crew.measure(Signal::KILL, |_| None).await;
+    tell(&format!("{}: takeover after SIGKILL at a TTL of 10 s", S::NAME), &figures);
     assert!(figures[0] > Duration::from_secs(5), "a lease that was just renewed is not taken");
     assert!(crew.lost("lost/lease_expired").await >= 3);
 }
@@ -224,8 +226,8 @@ async fn what_a_drained_worker_hands_back_goes_on_at_the_next_look<S: Server>() 
         let such = lines.filter(|line| line["event"] == "execution.handed_back");
         Some(such.filter_map(|line| Some(line["execution.id"].as_str()?.to_owned())).collect())
     };
-    let mut figures = crew.measure(Signal::TERM, handed_back).await;
-    tell(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &mut figures);
+    let figures = crew.measure(Signal::TERM, handed_back).await;
+    tell(&format!("{}: hand-over after SIGTERM, from the hand-back on", S::NAME), &figures);
     assert!(crew.lost("drained/-").await >= 3);
     assert_eq!(crew.lost("lost/lease_expired").await, 0, "no lease had to run out");
 }

@@ -3,14 +3,18 @@
 //! **Invariant:** each scene without a mutation shows nothing; so it is the missing guard that is
 //! found, and nothing else.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
-    domain::{definition::RecordedStep, id::ExecutionId, recovery::Cause},
+    domain::{
+        definition::RecordedStep,
+        id::ExecutionId,
+        recovery::{Cause, TakeOver},
+    },
     ports::{
         control::Control,
-        executions::{Advance, Advanced, Claim, StepStart},
+        executions::{Advance, Advanced, Batch, Claim, ExecutionStore, StepStart},
     },
 };
 use tokio::time::Instant;
@@ -151,6 +155,34 @@ impl<S: Server> Scene<S> {
         send(&self.world.b, &sent).await.ok();
     }
 
+    /// Executions that nobody disturbs: one is claimed, handed back, taken over and ended, and one is cancelled
+    /// and buried, all by the worker with missing guards.
+    async fn live(&self) {
+        let template = self.world.apply(&workflow("undisturbed", chain(&["one"]))).await;
+        self.world.submit(&template).await;
+        let claim = claim_one(&self.late, "c").await;
+        assert_eq!(hand_back(&self.late, &claim).await, Ok(Advanced::Recorded));
+        let claim = only(self.takes_over(&claim, Cause::Released).await);
+        let end = Advance {
+            ended: vec![succeeded(&claim, "one")],
+            finish: Some(success()),
+            ..advance(&claim)
+        };
+        assert_eq!(send(&self.late, &end).await, Ok(Advanced::Recorded));
+
+        let id = self.world.submit(&template).await;
+        let claim = claim_one(&self.late, "c").await;
+        self.world.b.cancel(&id).await.expect("it is cancelled");
+        assert_eq!(self.takes_over(&claim, Cause::LeaseExpired).await.tidied.len(), 1);
+    }
+
+    /// The worker with missing guards takes over what somebody holds.
+    async fn takes_over(&self, from: &Claim, cause: Cause) -> Batch {
+        let seen = self.world.held(&from.lease.execution).await.expect("it is held");
+        let gone = [TakeOver { seen, cause }];
+        self.late.take_over(&who("c"), &gone).await.expect("an answer")
+    }
+
     async fn judge(&self) -> Vec<Violation> {
         let url = self.world.subject.url(None);
         let rows = rows(&url, |_| vec![("two".into(), vec!["one".into()])]).await;
@@ -158,11 +190,16 @@ impl<S: Server> Scene<S> {
     }
 }
 
-/// Plays a scene with all guards, and without these: only then something is found.
-async fn found<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoils: &[Spoil], rule: Rule) {
+/// Plays a scene with all guards: nothing is found.
+async fn guarded<S: Server>(play: impl AsyncFn(&mut Scene<S>)) {
     let mut scene = Scene::<S>::new(Vec::new()).await;
     play(&mut scene).await;
     assert_eq!(scene.judge().await, [], "with all guards");
+}
+
+/// Plays a scene with all guards, and without these: only then something is found.
+async fn found<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoils: &[Spoil], rule: Rule) {
+    guarded(&play).await;
     let since = Instant::now();
     let mut scene = Scene::<S>::new(spoils.to_vec()).await;
     play(&mut scene).await;
@@ -172,15 +209,19 @@ async fn found<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoils: &[Spoil], r
     tell(rule, since);
 }
 
-/// Says how long it took to find what the test that runs is about.
+/// Says how long the scene took in which the test that runs has found something. Not longer than a minute.
 pub(super) fn tell(rule: Rule, since: Instant) {
-    let test = thread::current().name().unwrap_or_default().to_owned();
-    say(&format!("{test}: {rule:?} after {:.1} s", since.elapsed().as_secs_f64()));
+    let (test, took) = (thread::current().name().unwrap_or_default().to_owned(), since.elapsed());
+    say(&format!("{test}: {rule:?} in {:.1} s", took.as_secs_f64()));
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
-/// Plays a scene without one of several guards of the same thing: another one stops it.
+/// Plays a scene without one of several guards of the same thing: another one stops it, before or after the
+/// statement with this one is sent.
 async fn harmless<S: Server>(play: impl AsyncFn(&mut Scene<S>), spoil: Spoil) {
     let mut scene = Scene::<S>::new(vec![spoil]).await;
     play(&mut scene).await;
     assert_eq!(scene.judge().await, [], "without {:?}", spoil.0);
+    scene.live().await;
+    assert!(scene.proxy.spoilt() > 0, "no statement has {:?}", spoil.0);
 }

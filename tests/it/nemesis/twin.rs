@@ -72,14 +72,14 @@ impl Twin {
         self.run_found(execution).await
     }
 
-    /// The first that it asks.
+    /// Its first read: whether the execution waits.
     pub async fn finds_pending(&mut self, execution: &str) -> bool {
         let sql = format!("SELECT status FROM workflow_executions WHERE id='{execution}'");
         let status: Option<String> = self.rows(&sql).await.first().and_then(|row| row.get(0));
         status.as_deref() == Some("pending")
     }
 
-    /// All that comes after it.
+    /// The rest of its sequence.
     pub async fn run_found(&mut self, execution: &str) -> Fared {
         self.clean().await;
         let key = format!("workflow_execution:{execution}");
@@ -203,6 +203,9 @@ impl Twin {
         loop {
             let Some(connection) = self.connection().await else { continue };
             let sent = async {
+                raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    .execute(&mut *connection)
+                    .await?;
                 let mut transaction = connection.begin().await?;
                 raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *transaction).await?;
                 transaction.commit().await

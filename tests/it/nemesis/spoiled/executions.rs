@@ -12,7 +12,7 @@ use orchestrator_worker::{
     },
 };
 
-use super::{Scene, found, harmless};
+use super::{Scene, found, guarded, harmless};
 use crate::{
     contract::{world::*, writes::*},
     mysql::Server,
@@ -33,15 +33,10 @@ on_both_servers! {
     a_late_renewal_that_nothing_stops_keeps_nothing
     a_late_burial_that_nothing_stops_is_found
     a_late_start_after_a_retry_that_raised_no_fence_is_found
+    a_retry_that_takes_back_a_success_is_found
     a_go_service_that_meets_no_mark_of_an_end_is_found
 }
 
-/// Owner and fence in a mark on a lock row. It comes with a change of the execution's row, which has guards of
-/// its own.
-const MARK: Spoil = Spoil(
-    "(lock_key=? AND owner=? AND ow_fence=?)",
-    "(lock_key=? AND (owner=? OR 1) AND (ow_fence=? OR 1))",
-);
 /// What a watcher has seen of a lock row.
 const SEEN: Spoil = Spoil(
     "WHERE lock_key=? AND ((ow_fence=? AND ow_beat=? AND ow_fence > 0)",
@@ -93,7 +88,6 @@ async fn a_late_end_that_no_fence_stops_is_found<S: Server>() {
     let [fence, nonce] = either();
     harmless(scene::<S>, fence).await;
     harmless(scene::<S>, nonce).await;
-    harmless(scene::<S>, MARK).await;
 }
 
 async fn a_late_hand_back_that_no_fence_stops_is_found<S: Server>() {
@@ -115,7 +109,6 @@ async fn a_late_hand_back_that_no_fence_stops_is_found<S: Server>() {
     let [fence, nonce] = either();
     harmless(scene::<S>, fence).await;
     harmless(scene::<S>, nonce).await;
-    harmless(scene::<S>, MARK).await;
 }
 
 async fn a_second_takeover_that_nothing_stops_is_found<S: Server>() {
@@ -167,6 +160,7 @@ async fn a_late_renewal_that_nothing_stops_keeps_nothing<S: Server>() {
         "WHERE owner=? AND ((lock_key=? AND ow_fence=?))",
         "WHERE (owner=? OR 1) AND ((lock_key=? AND (ow_fence=? OR 1)))",
     );
+    guarded(scene::<S>).await;
     harmless(scene::<S>, spoil).await;
 }
 
@@ -230,6 +224,35 @@ async fn a_late_start_after_a_retry_that_raised_no_fence_is_found<S: Server>() {
     }
     let spoil = Spoil("ow_fence=ow_fence+1", "ow_fence=ow_fence");
     found(scene::<S>, &[spoil], Rule::Overlap).await;
+}
+
+async fn a_retry_that_takes_back_a_success_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let id = &first.lease.execution;
+        let sent = Advance {
+            finish: Some(failure()),
+            skipped: vec![skip(&first, "two")],
+            ..scene.end(&first, "one")
+        };
+        assert_eq!(send(&scene.late, &sent).await, Ok(Advanced::Recorded));
+        scene.late.retry(id).await.expect("it is retried");
+        let mut second = claim_one(&scene.world.b, "b").await;
+        let begun = started(&second);
+        for step in &begun {
+            scene.does(What::Start, &second, step);
+        }
+        if begun == ["one"] {
+            return scene.finish(&mut second).await;
+        }
+        let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
+        send(&scene.world.b, &sent).await.ok();
+    }
+    let spoil = Spoil(
+        "WHERE e.id=? AND (s.status IS NULL OR s.status<>'success')",
+        "WHERE e.id=? AND (s.status IS NULL OR s.status<>'success' OR 1)",
+    );
+    found(scene::<S>, &[spoil], Rule::RunAgain).await;
 }
 
 /// It has read `pending` before the claim, and reaches for the lock after the end.
