@@ -3,7 +3,7 @@
 //! **Invariant:** each scene without a mutation shows nothing; so it is the missing guard that is
 //! found, and nothing else.
 
-use std::{thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use orchestrator_worker::{
     adapters::mysql::MySqlStore,
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::{
     history::{Effect, Rule, Violation, What, violations},
     say,
+    twin::Twin,
     workload::rows,
 };
 use crate::{
@@ -181,6 +182,17 @@ impl<S: Server> Scene<S> {
         let seen = self.world.held(&from.lease.execution).await.expect("it is held");
         let gone = [TakeOver { seen, cause }];
         self.late.take_over(&who("c"), &gone).await.expect("an answer")
+    }
+
+    /// The Go service, whose clock is right, with a log in this folder.
+    fn twin(&self, folder: &Path) -> Twin {
+        Twin::new(self.world.subject.url(None), folder.join("log"), 0)
+    }
+
+    /// What the Go service has written since.
+    fn takes_in(&mut self, folder: &Path) {
+        let text = fs::read_to_string(folder.join("log")).unwrap_or_default();
+        self.effects.extend(text.lines().filter_map(Effect::parse));
     }
 
     async fn judge(&self) -> Vec<Violation> {

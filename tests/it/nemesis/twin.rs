@@ -81,11 +81,21 @@ impl Twin {
 
     /// The rest of its sequence.
     pub async fn run_found(&mut self, execution: &str) -> Fared {
-        self.clean().await;
-        let key = format!("workflow_execution:{execution}");
-        if !self.lock(&key).await {
+        if !self.locks(execution).await {
             return Fared::GaveUp;
         }
+        self.run_locked(execution).await
+    }
+
+    /// Its sweep, and then its lock.
+    pub async fn locks(&mut self, execution: &str) -> bool {
+        self.clean().await;
+        self.lock(&key(execution)).await
+    }
+
+    /// From its start to its end.
+    pub async fn run_locked(&mut self, execution: &str) -> Fared {
+        let key = key(execution);
         let now = self.now();
         let start = format!(
             "UPDATE workflow_executions SET status='running', started_at=FROM_UNIXTIME({now}), \
@@ -238,6 +248,10 @@ impl Twin {
         }
         self.connection.as_mut()
     }
+}
+
+fn key(execution: &str) -> String {
+    format!("workflow_execution:{execution}")
 }
 
 /// 0 for what no server said.

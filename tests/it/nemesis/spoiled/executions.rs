@@ -16,19 +16,18 @@ use super::{Scene, found, guarded, harmless};
 use crate::{
     contract::{world::*, writes::*},
     mysql::Server,
-    nemesis::{
-        history::{Effect, Rule, What},
-        twin::Twin,
-    },
+    nemesis::history::{Rule, What},
     proxy::Spoil,
     stores::on_both_servers,
 };
 
 on_both_servers! {
     a_claim_of_what_runs_that_nothing_stops_is_found
+    a_claim_of_what_the_go_service_has_locked_is_found
     a_late_end_that_no_fence_stops_is_found
     a_late_hand_back_that_no_fence_stops_is_found
     a_second_takeover_that_nothing_stops_is_found
+    a_takeover_that_stamps_what_has_succeeded_is_found
     an_end_over_a_cancellation_that_no_status_stops_is_found
     a_late_renewal_that_nothing_stops_keeps_nothing
     a_late_burial_that_nothing_stops_is_found
@@ -69,6 +68,26 @@ async fn a_claim_of_what_runs_that_nothing_stops_is_found<S: Server>() {
     found(scene::<S>, &[status, lock], Rule::Overlap).await;
     harmless(scene::<S>, status).await;
     harmless(scene::<S>, lock).await;
+}
+
+/// A claim clears lock rows that have expired or are marked, and no others.
+async fn a_claim_of_what_the_go_service_has_locked_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let template = scene.world.apply(&workflow("w", chain(&["one"]))).await;
+        let id: ExecutionId = scene.world.submit(&template).await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut twin = scene.twin(dir.path());
+        assert!(twin.finds_pending(id.as_str()).await && twin.locks(id.as_str()).await);
+        let batch = scene.late.claim(&who("a"), 10).await.expect("an answer");
+        if let Some(claim) = batch.claims.first() {
+            scene.does(What::Start, claim, "one");
+        }
+        twin.run_locked(id.as_str()).await;
+        scene.takes_in(dir.path());
+    }
+    let spoil =
+        Spoil("AND (owner LIKE '~%' OR (expires_at", "AND (1 OR owner LIKE '~%' OR (expires_at");
+    found(scene::<S>, &[spoil], Rule::TwoRunners).await;
 }
 
 async fn a_late_end_that_no_fence_stops_is_found<S: Server>() {
@@ -131,6 +150,24 @@ async fn a_second_takeover_that_nothing_stops_is_found<S: Server>() {
     found(scene::<S>, &[row, SEEN], Rule::Overlap).await;
     harmless(scene::<S>, row).await;
     harmless(scene::<S>, SEEN).await;
+}
+
+async fn a_takeover_that_stamps_what_has_succeeded_is_found<S: Server>() {
+    async fn scene<S: Server>(scene: &mut Scene<S>) {
+        let first = scene.claim().await;
+        let end = scene.end(&first, "one");
+        assert_eq!(send(&scene.world.b, &end).await, Ok(Advanced::Recorded));
+        let second = only(scene.takes_over(&first, Cause::LeaseExpired).await);
+        scene.does(What::Start, &second, "two");
+        let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
+        assert_eq!(send(&scene.world.b, &sent).await, Ok(Advanced::Recorded));
+    }
+    let spoil = Spoil(
+        "SET ow_fence=? WHERE execution_id IN (?) AND (status IS NULL OR status NOT IN \
+         ('success','failed','skipped'))",
+        "SET ow_fence=? WHERE execution_id IN (?)",
+    );
+    found(scene::<S>, &[spoil], Rule::ForeignOutput).await;
 }
 
 async fn an_end_over_a_cancellation_that_no_status_stops_is_found<S: Server>() {
@@ -261,16 +298,14 @@ async fn a_go_service_that_meets_no_mark_of_an_end_is_found<S: Server>() {
         let template = scene.world.apply(&workflow("w", chain(&["one"]))).await;
         let id: ExecutionId = scene.world.submit(&template).await;
         let dir = tempfile::tempdir().expect("a folder");
-        let log = dir.path().join("log");
-        let mut twin = Twin::new(scene.world.subject.url(None), log.clone(), 0);
+        let mut twin = scene.twin(dir.path());
         assert!(twin.finds_pending(id.as_str()).await);
         let claim = claim_one(&scene.late, "a").await;
         scene.does(What::Start, &claim, "one");
         let end = Advance { finish: Some(success()), ..scene.end(&claim, "one") };
         assert_eq!(send(&scene.late, &end).await, Ok(Advanced::Recorded));
         twin.run_found(id.as_str()).await;
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        scene.effects.extend(text.lines().filter_map(Effect::parse));
+        scene.takes_in(dir.path());
     }
     let spoil = Spoil(
         "expires_at=NOW(3)+INTERVAL ? MICROSECOND, updated_at=NOW(3) WHERE (lock_key=?",
