@@ -163,7 +163,7 @@ impl<S: Server> Scene<S> {
         self.world.submit(&template).await;
         let claim = claim_one(&self.late, "c").await;
         assert_eq!(hand_back(&self.late, &claim).await, Ok(Advanced::Recorded));
-        let claim = only(self.takes_over(&claim, Cause::Released).await);
+        let claim = only(self.late_takes_over(&claim, Cause::Released).await);
         let end = Advance {
             ended: vec![succeeded(&claim, "one")],
             finish: Some(success()),
@@ -174,11 +174,11 @@ impl<S: Server> Scene<S> {
         let id = self.world.submit(&template).await;
         let claim = claim_one(&self.late, "c").await;
         self.world.b.cancel(&id).await.expect("it is cancelled");
-        assert_eq!(self.takes_over(&claim, Cause::LeaseExpired).await.tidied.len(), 1);
+        assert_eq!(self.late_takes_over(&claim, Cause::LeaseExpired).await.tidied.len(), 1);
     }
 
     /// The worker with missing guards takes over what somebody holds.
-    async fn takes_over(&self, from: &Claim, cause: Cause) -> Batch {
+    async fn late_takes_over(&self, from: &Claim, cause: Cause) -> Batch {
         let seen = self.world.held(&from.lease.execution).await.expect("it is held");
         let gone = [TakeOver { seen, cause }];
         self.late.take_over(&who("c"), &gone).await.expect("an answer")

@@ -1,6 +1,8 @@
 //! Whether the checker would notice that nobody ends what runs on when its lease is over: the script of a
-//! frozen worker, with its guardian and without; a request or a function of a worker that is cut off from the
-//! database, with its watchdog and without.
+//! frozen worker, with its guardian and without; a step of a worker that is cut off from the database, which
+//! does not end by itself, with its watchdog and without.
+//!
+//! **Invariant:** with guardian and watchdog nothing overlaps; so it is the one that is missing that is found.
 
 use std::{
     sync::{Arc, Mutex},

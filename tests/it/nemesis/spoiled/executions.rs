@@ -157,7 +157,7 @@ async fn a_takeover_that_stamps_what_has_succeeded_is_found<S: Server>() {
         let first = scene.claim().await;
         let end = scene.end(&first, "one");
         assert_eq!(send(&scene.world.b, &end).await, Ok(Advanced::Recorded));
-        let second = only(scene.takes_over(&first, Cause::LeaseExpired).await);
+        let second = only(scene.late_takes_over(&first, Cause::LeaseExpired).await);
         scene.does(What::Start, &second, "two");
         let sent = Advance { finish: Some(success()), ..scene.end(&second, "two") };
         assert_eq!(send(&scene.world.b, &sent).await, Ok(Advanced::Recorded));
